@@ -1,0 +1,98 @@
+"""weyl: the symmetries of neural networks."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from weyl._version import __version__
+
+if TYPE_CHECKING:
+    from weyl.actions import act as act
+    from weyl.errors import (
+        CaptureError as CaptureError,
+    )
+    from weyl.errors import (
+        InputError as InputError,
+    )
+    from weyl.errors import (
+        MissingExtraError as MissingExtraError,
+    )
+    from weyl.errors import (
+        ModelSpecError as ModelSpecError,
+    )
+    from weyl.errors import (
+        OpaqueError as OpaqueError,
+    )
+    from weyl.errors import (
+        StructureError as StructureError,
+    )
+    from weyl.errors import (
+        UsageError as UsageError,
+    )
+    from weyl.errors import (
+        WeylError as WeylError,
+    )
+    from weyl.groups import (
+        Element as Element,
+    )
+    from weyl.groups import (
+        Group as Group,
+    )
+    from weyl.groups import (
+        Kind as Kind,
+    )
+    from weyl.groups import (
+        Order as Order,
+    )
+    from weyl.groups import (
+        Space as Space,
+    )
+    from weyl.groups import (
+        convolutional_order as convolutional_order,
+    )
+    from weyl.groups import (
+        feedforward_order as feedforward_order,
+    )
+    from weyl.proof import Proof as Proof
+    from weyl.proof import verify as verify
+    from weyl.structure import Opaque as Opaque
+    from weyl.structure import Structure as Structure
+    from weyl.trace import discover as discover
+
+# Public name to the room that defines it. Rooms are imported on first use, so that `weyl --help` needs no torch.
+_HOMES = {
+    "CaptureError": "errors",
+    "Element": "groups",
+    "Group": "groups",
+    "InputError": "errors",
+    "Kind": "groups",
+    "MissingExtraError": "errors",
+    "ModelSpecError": "errors",
+    "Opaque": "structure",
+    "OpaqueError": "errors",
+    "Order": "groups",
+    "Proof": "proof",
+    "Space": "groups",
+    "Structure": "structure",
+    "StructureError": "errors",
+    "UsageError": "errors",
+    "WeylError": "errors",
+    "act": "actions",
+    "convolutional_order": "groups",
+    "discover": "trace",
+    "feedforward_order": "groups",
+    "verify": "proof",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'weyl' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"weyl.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,267 @@
+"""Apply a group element to a state dict, in one pass over the tensors that it moves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise, product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from weyl.errors import StructureError
+from weyl.groups import Element
+from weyl.structure import Axis, Cases, Fixed, Product, Structure, Sum, Units
+
+__all__ = ["act", "gather_indices"]
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Positions ``base + sum_j coordinate_j * stride_j`` of one axis, for the coordinates of some factors.
+
+    ``factors`` are (space or None, size, stride); ``part`` is the part of the top-level sum that the block lies in.
+    """
+
+    base: int
+    factors: tuple[tuple[str | None, int, int], ...]
+    part: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(size for _, size, _ in self.factors)
+
+    def positions(self, coordinates: tuple[Indices, ...]) -> Indices:
+        """Positions of given coordinates (broadcast)."""
+        total: Indices = np.full((), self.base, dtype=np.int64)
+        for (_, _, stride), coordinate in zip(self.factors, coordinates, strict=True):
+            total = total + coordinate * stride
+        return total
+
+
+def act(element: Element, structure: Structure, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Move a state dict along its orbit; returns a new one.
+
+    Parameters
+    ----------
+    element : Element
+        From ``structure.group``.
+    structure : Structure
+        Of the model that the state belongs to.
+    state : mapping of str to tensor
+        Any dtype, any device. It is not changed.
+
+    Returns
+    -------
+    dict of str to tensor
+        Same keys in the same order, same dtypes and devices; names that shared a tensor share one again.
+        A tensor that the element does not move is the same object, not a copy.
+
+    Raises
+    ------
+    StructureError
+        If the element belongs to another group, or a tensor has another shape than the structure says.
+
+    Examples
+    --------
+    >>> import torch, weyl
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> structure = weyl.discover(net, (torch.zeros(1, 4),))
+    >>> g = structure.group.random(seed=1)
+    >>> twin = weyl.act(g, structure, net.state_dict())
+    >>> back = weyl.act(~g, structure, twin)
+    >>> all(torch.equal(back[k], v) for k, v in net.state_dict().items())
+    True
+    """
+    if element.spaces != structure.group.spaces:
+        raise StructureError("the element belongs to another group than the structure's")
+    plans: dict[tuple[Axis, ...], _Plan] = {}
+    moved: dict[tuple[object, ...], Tensor] = {}
+    out: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        axes = structure.axes.get(name)
+        if axes is None:
+            out[name] = tensor
+            continue
+        expected = tuple(axis.size for axis in axes)
+        if tuple(tensor.shape) != expected:
+            raise StructureError(f"{name!r} has shape {tuple(tensor.shape)}, the structure says {expected}")
+        if axes not in plans:
+            plans[axes] = _Plan(axes, element)
+        identity = (*_identity(tensor), axes)
+        if identity not in moved:
+            moved[identity] = plans[axes].apply(tensor)
+        out[name] = moved[identity]
+    return out
+
+
+def _identity(tensor: Tensor) -> tuple[object, ...]:
+    """The same view of the same memory: tied names of a state dict are often different tensor objects."""
+    storage = tensor.untyped_storage()._cdata
+    return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
+def gather_indices(axes: tuple[Axis, ...], element: Element) -> list[Indices | None]:
+    """For every axis, ``old`` such that the new position ``i`` holds the old position ``old[i]``.
+
+    None for an axis that does not move.
+
+    Raises
+    ------
+    StructureError
+        If an axis moves differently for different positions of another one (then there is no single index).
+    """
+    plan = _Plan(axes, element)
+    if plan.joint:
+        raise StructureError("the axes of this tensor move together; apply the element with act")
+    return plan.single
+
+
+class _Plan:
+    """How one tuple of axes moves: an index for every axis that moves alone, and a joint index for the others."""
+
+    def __init__(self, axes: tuple[Axis, ...], element: Element) -> None:
+        self.single: list[Indices | None] = [None] * len(axes)
+        self.joint: list[int] = []
+        self._element = element
+        self._blocks = [list(_blocks(axis)) for axis in axes]
+        self._axes = axes
+        within = {space.name: space.within for space in element.spaces}
+        self._within = within
+        linked = self._linked()
+        for dim in range(len(axes)):
+            if dim not in linked:
+                index = self._alone(dim)
+                self.single[dim] = None if np.array_equal(index, np.arange(len(index))) else index
+        self.joint = sorted(linked)
+        self._old = self._together() if self.joint else ()
+
+    def apply(self, tensor: Tensor) -> Tensor:
+        """The moved tensor."""
+        for dim, index in enumerate(self.single):
+            if index is not None:
+                tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
+        if self.joint:
+            home, front = tuple(self.joint), tuple(range(len(self.joint)))
+            where = tuple(torch.from_numpy(old).to(tensor.device) for old in self._old)
+            tensor = tensor.movedim(home, front)[where].movedim(front, home).contiguous()
+        return tensor
+
+    def _linked(self) -> set[int]:
+        """Dimensions whose motion involves another dimension."""
+        linked: set[int] = set()
+        for dim, blocks in enumerate(self._blocks):
+            if isinstance(self._axes[dim], Cases):
+                linked |= {dim, self._axes[dim].dim}  # type: ignore[union-attr]
+            for block in blocks:
+                names = [space for space, _, _ in block.factors]
+                for space in names:
+                    for outer in self._within.get(space or "", ()):
+                        if names.count(outer) != 1:
+                            linked |= {dim, self._home(dim, outer)}
+        return linked
+
+    def _home(self, dim: int, outer: str) -> int:
+        """The one other dimension in which an outer space occurs."""
+        homes = [
+            d
+            for d, blocks in enumerate(self._blocks)
+            if d != dim and any(space == outer for block in blocks for space, _, _ in block.factors)
+        ]
+        if len(homes) != 1:
+            raise StructureError(f"it is not clear which index of space {outer!r} is meant")
+        return homes[0]
+
+    def _alone(self, dim: int) -> Indices:
+        size = self._axes[dim].size
+        index = np.empty(size, dtype=np.int64)
+        for block in self._blocks[dim]:
+            grids = _grids(block.shape)
+            old = self._old_coordinates(block, grids, {})
+            new = np.broadcast_to(block.positions(grids), block.shape)
+            index[new.ravel()] = np.broadcast_to(block.positions(old), block.shape).ravel()
+        return index
+
+    def _together(self) -> tuple[Indices, ...]:
+        """Old positions of the linked dimensions, for every combination of their new positions."""
+        dims = self.joint
+        full = tuple(self._axes[d].size for d in dims)
+        old = tuple(np.empty(full, dtype=np.int64) for _ in dims)
+        for blocks in product(*(self._blocks[d] for d in dims)):
+            if not self._consistent(dims, blocks):
+                continue
+            shape = tuple(n for block in blocks for n in block.shape)
+            grids = _grids(shape)
+            starts = np.cumsum([0, *(len(block.shape) for block in blocks)])
+            own = [grids[a:b] for a, b in pairwise(starts)]
+            where = [np.broadcast_to(b.positions(g), shape) for b, g in zip(blocks, own, strict=True)]
+            for place, (block, grid) in enumerate(zip(blocks, own, strict=True)):
+                others: dict[str, Indices] = {}
+                for q, (block2, grid2) in enumerate(zip(blocks, own, strict=True)):
+                    if q != place:
+                        others.update((s, g) for (s, _, _), g in zip(block2.factors, grid2, strict=True) if s)
+                coordinates = self._old_coordinates(block, grid, others)
+                old[place][tuple(where)] = np.broadcast_to(block.positions(coordinates), shape)
+        return old
+
+    def _consistent(self, dims: list[int], blocks: tuple[Block, ...]) -> bool:
+        """Whether cases are combined with the part of the sum that they belong to."""
+        for dim, block in zip(dims, blocks, strict=True):
+            axis = self._axes[dim]
+            if isinstance(axis, Cases) and blocks[dims.index(axis.dim)].part != block.part:
+                return False
+        return True
+
+    def _old_coordinates(
+        self, block: Block, grids: tuple[Indices, ...], others: Mapping[str, Indices]
+    ) -> tuple[Indices, ...]:
+        names = [space for space, _, _ in block.factors]
+        old = []
+        for (space, _, _), grid in zip(block.factors, grids, strict=True):
+            if space is None or space not in self._element:
+                old.append(grid)
+                continue
+            outer = []
+            for name in self._within[space]:
+                outer.append(grids[names.index(name)] if names.count(name) == 1 else others[name])
+            old.append(self._element[space].permutation[(*outer, grid)])
+        return tuple(old)
+
+
+def _grids(shape: tuple[int, ...]) -> tuple[Indices, ...]:
+    return tuple(np.ogrid[tuple(slice(n) for n in shape)]) if shape else ()
+
+
+def _blocks(axis: Axis) -> Iterator[Block]:
+    """An axis as disjoint blocks, each a product of units at some stride."""
+    match axis:
+        case Cases(_, options):
+            for number, option in enumerate(options):
+                for block in _blocks(option):
+                    yield Block(block.base, block.factors, number)
+        case Sum(parts):
+            base = 0
+            for number, part in enumerate(parts):
+                for block in _blocks(part):
+                    yield Block(base + block.base, block.factors, number)
+                base += part.size
+        case Product(factors):
+            strides = [math.prod(f.size for f in factors[i + 1 :]) for i in range(len(factors))]
+            for blocks in product(*(list(_blocks(factor)) for factor in factors)):
+                base = sum(b.base * stride for b, stride in zip(blocks, strides, strict=True))
+                merged = tuple(
+                    (space, size, inner * stride)
+                    for b, stride in zip(blocks, strides, strict=True)
+                    for space, size, inner in b.factors
+                )
+                yield Block(base, merged)
+        case Units(space, size):
+            yield Block(0, ((space, size, 1),))
+        case Fixed(size):
+            yield Block(0, ((None, size, 1),))
