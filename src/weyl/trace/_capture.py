@@ -1,0 +1,187 @@
+"""From a module to one graph of operators, without touching the module."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from weyl.errors import CaptureError, InputError
+
+__all__ = ["capture", "module_tensors"]
+
+ALIASING = frozenset(
+    """
+    view reshape flatten unflatten squeeze unsqueeze permute transpose t mT movedim expand expand_as
+    broadcast_to select slice narrow split split_with_sizes chunk unbind tensor_split diagonal
+    unfold to contiguous detach alias dropout type_as float double view_as reshape_as ravel swapaxes
+    _unsafe_view lift_fresh as_strided real
+    """.split()
+)
+
+
+def capture(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    output: Callable[[Any], Any] | None = None,
+) -> ExportedProgram:
+    """Export a module in eval mode as one functional graph.
+
+    The module is not changed: a copy that shares its tensors is traced, under fake tensors, with the state of
+    every random generator put back.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Any module; its tensors may live on the meta device.
+    args, kwargs
+        Example inputs.
+    output : callable, optional
+        Picks what counts as the result, e.g. ``lambda result: result.logits``.
+
+    Returns
+    -------
+    ExportedProgram
+        With no operator that changes a tensor in place in a way that another tensor could see.
+
+    Raises
+    ------
+    InputError
+        If the inputs do not fit the module (wrong shape, another device).
+    CaptureError
+        If the module cannot be exported: control flow on data, or Python that cannot be traced.
+    """
+    if not isinstance(module, nn.Module):
+        raise InputError(f"expected a torch.nn.Module, got {type(module).__name__}")
+    twin = _shallow_twin(module)
+    twin.eval()
+    if output is not None:
+        twin.forward = _selecting(twin.forward, output)
+    _check_devices(module, args, kwargs or {})
+    with _quiet(), torch.random.fork_rng(devices=[]), torch.no_grad():
+        try:
+            program = torch.export.export(twin, tuple(args), dict(kwargs or {}), strict=False)
+        except Exception as error:
+            raise _explain(error, module) from error
+        if any(_unsafe_mutation(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
+            program = program.run_decompositions({})
+    return program
+
+
+def module_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer under every name that it has."""
+    named: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    named.update(module.named_buffers(remove_duplicate=False))
+    return named
+
+
+def _shallow_twin(module: nn.Module) -> nn.Module:
+    """A copy with its own Python state (mode, hooks, caches) that shares every tensor."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in module_tensors(module).values()}
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:
+        raise CaptureError(
+            f"{type(module).__name__} cannot be copied ({type(error).__name__}: {_one_line(error)}); "
+            "remove attributes that deepcopy refuses, such as locks, generators or open files"
+        ) from error
+
+
+def _selecting(forward: Callable[..., Any], output: Callable[[Any], Any]) -> Callable[..., Any]:
+    """The same forward, of whose result only a part is returned."""
+
+    @functools.wraps(forward)
+    def selected(*args: Any, **kwargs: Any) -> Any:
+        return output(forward(*args, **kwargs))
+
+    return selected
+
+
+def _check_devices(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    devices = {tensor.device for tensor in module_tensors(module).values()}
+    given = {t.device for t in torch.utils._pytree.tree_leaves((args, dict(kwargs))) if isinstance(t, torch.Tensor)}
+    if len(devices) == 1 and given - devices:
+        have, got = str(next(iter(devices))), str(next(iter(given - devices)))
+        raise InputError(f"the model is on {have} and an input is on {got}: move one of them, e.g. x.to({have!r})")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporter says about itself."""
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _explain(error: Exception, module: nn.Module) -> Exception:
+    """The cause in one line, with what to try."""
+    kind, text = type(error).__name__, str(error)
+    name = type(module).__name__
+    data_dependent = ("data-dependent", "DataDependent", "GuardOnData", "_local_scalar_dense", "nonzero")
+    if any(mark in kind or mark in text[:4000] for mark in data_dependent):
+        return CaptureError(
+            f"{name} decides by the values of its data ({_one_line(error)}): "
+            "pass the module without that branch, or replace it by torch.where"
+        )
+    shape_words = ("shape", "size", "dimension", "expected input", "must match", "mat1", "rank")
+    if isinstance(error, (RuntimeError, ValueError, TypeError, IndexError)) and (
+        isinstance(error, TypeError) or any(word in text.lower() for word in shape_words)
+    ):
+        return InputError(f"{name} does not accept these inputs ({_one_line(error)}): check --input-shape or args")
+    return CaptureError(
+        f"{name} cannot be captured by torch.export ({kind}: {_one_line(error)}): "
+        "try a submodule, or a forward without Python side effects"
+    )
+
+
+def _graphs(module: torch.fx.GraphModule) -> Iterator[torch.fx.Graph]:
+    for inner in module.modules():
+        if isinstance(inner, torch.fx.GraphModule):
+            yield inner.graph
+
+
+def is_mutation(node: torch.fx.Node) -> bool:
+    """Whether a node changes its first argument in place."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def may_alias(node: Any) -> bool:
+    """Whether the result of a node may share memory with another tensor."""
+    if not isinstance(node, torch.fx.Node) or node.op != "call_function":
+        return True
+    if not isinstance(node.target, torch._ops.OpOverload):
+        source = node.args[0] if node.args else None
+        return not isinstance(source, torch.fx.Node) or may_alias(source)
+    return node.target._schema.name.split("::")[-1] in ALIASING
+
+
+def _unsafe_mutation(node: torch.fx.Node) -> bool:
+    """Whether a change in place could be seen through another name of the same memory."""
+    if not is_mutation(node):
+        return False
+    target = node.args[0] if node.args else None
+    while isinstance(target, torch.fx.Node) and is_mutation(target):
+        target = target.args[0]
+    if may_alias(target) or not isinstance(target, torch.fx.Node):
+        return True
+    return any(user is not node and not is_mutation(user) and may_alias(user) for user in target.users)

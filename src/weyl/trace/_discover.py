@@ -1,0 +1,264 @@
+"""``discover``: the structure of a model, found from its graph."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx import Node
+
+from weyl.errors import OpaqueError
+from weyl.structure import Opaque, Structure
+from weyl.trace._capture import capture, module_tensors
+from weyl.trace._cells import Axis, Cell, find
+from weyl.trace._express import Expressions, express, make_spaces, merge_inseparable, name_spaces, simplify
+from weyl.trace._interpret import Interpreter, hold
+from weyl.trace._nest import find_nesting, settle
+from weyl.trace._values import Value
+
+__all__ = ["analyse", "discover"]
+
+Identity = tuple[object, ...]
+
+
+def discover(
+    model: nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    strict: bool = False,
+    fixed: Sequence[str] = (),
+    output: Callable[[Any], Any] | None = None,
+) -> Structure:
+    """Find the permutation symmetry of a model.
+
+    The model is captured as a graph of operators in eval mode; every operator adds equations between the axes of
+    parameters and activations; what the equations leave free is the symmetry group. An operator that is not
+    understood pins what it touches and is listed in ``structure.opaque``: the group may be too small, it is
+    never too large.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any module that ``torch.export`` can capture. It is not changed: mode, gradients, hooks and random state
+        stay. Its tensors may live on the meta device; values of weights are never used.
+    args : tuple
+        Example positional inputs; their shapes are taken as given, their units are pinned.
+    kwargs : mapping, optional
+        Example keyword inputs.
+    strict : bool
+        Raise where an operator has no rule.
+    fixed : sequence of str
+        Glob patterns of parameters and persistent buffers to hold still, e.g. ``["*.mask"]``.
+    output : callable, optional
+        Picks what counts as the result of the model, e.g. ``lambda result: result.logits``; everything that a
+        model returns is pinned, also hidden states that nobody reads.
+
+    Returns
+    -------
+    Structure
+        Spaces, the axis expression of every parameter and persistent buffer, and the group.
+
+    Raises
+    ------
+    InputError
+        If the inputs do not fit the model.
+    CaptureError
+        If the model cannot be captured (control flow on data).
+    OpaqueError
+        With ``strict``, if an operator has no rule.
+
+    References
+    ----------
+    The swaps of neurons and filters: Michelucci, arXiv 2211.06603. Axis unification is described in
+    ``docs/architecture.md``.
+
+    Examples
+    --------
+    >>> import torch, weyl
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    >>> structure = weyl.discover(net, (torch.zeros(1, 5),))
+    >>> structure.group.order.formula
+    '4! · 3!'
+    """
+    return analyse(capture(model, args, kwargs, output), module_tensors(model), strict=strict, fixed=fixed)
+
+
+def analyse(
+    program: ExportedProgram,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    strict: bool = False,
+    fixed: Sequence[str] = (),
+) -> Structure:
+    """The structure of a captured model: :func:`discover` after the export.
+
+    Parameters
+    ----------
+    program : ExportedProgram
+        As :func:`weyl.trace.capture` returns it.
+    tensors : mapping of str to tensor
+        Parameters and buffers under all their names; shapes and identity are used, never values.
+    strict, fixed
+        As in :func:`discover`.
+    """
+    inputs, parameters, unused = _inputs(program, tensors)
+    interpreter = Interpreter()
+    context = interpreter.context
+    for name, axes in parameters.items():
+        if any(fnmatchcase(name, pattern) for pattern in fixed):
+            for axis in axes:
+                context.pin(axis, "held fixed by the caller")
+        context.touch(*axes)
+    result = interpreter.run(program.graph_module.graph, program.graph_module, inputs)
+    hold(context, _user_outputs(program, result), "an output of the model")
+    hold(context, _mutated(program, result, inputs), "a buffer that the forward pass changes")
+    if strict and interpreter.unknown:
+        first = interpreter.unknown[0]
+        raise OpaqueError(
+            f"{first.op} in {first.module or 'the model'} has no rule ({first.reason}): "
+            "discover without strict=True to pin what it touches"
+        )
+    settle(context.unifier, context.occurrences.values(), parameters.values())
+    return _structure(interpreter, parameters, unused)
+
+
+def _inputs(
+    program: ExportedProgram, tensors: Mapping[str, torch.Tensor]
+) -> tuple[dict[Node, Any], dict[str, tuple[Axis, ...]], tuple[str, ...]]:
+    """Values of the graph's inputs, the axes of every named tensor, and the names that nothing uses."""
+    places = {n.name: n for n in program.graph_module.graph.nodes if n.op == "placeholder"}
+    values: dict[Node, Any] = {}
+    owned: dict[Identity, tuple[Axis, ...]] = {}
+    identities = _identities(tensors)
+    used: set[Identity] = set()
+    persistent = {
+        spec.target
+        for spec in program.graph_signature.input_specs
+        if spec.kind is InputKind.PARAMETER or (spec.kind is InputKind.BUFFER and spec.persistent)
+    }
+    for spec in program.graph_signature.input_specs:
+        node = places[spec.arg.name]
+        if spec.target in persistent:
+            identity = identities[spec.target]
+            shape = tuple(tensors[spec.target].shape)
+            axes = owned.setdefault(identity, tuple((Cell(n),) if n > 1 else () for n in shape))
+            values[node] = Value(axes)
+            if node.users:
+                used.add(identity)
+        else:
+            values[node] = _constant_or_input(spec, node, program, tensors)
+    parameters: dict[str, tuple[Axis, ...]] = {}
+    for name, tensor in tensors.items():
+        if identities[name] in owned:
+            parameters[name] = owned[identities[name]]
+        elif isinstance(tensor, nn.Parameter):
+            parameters[name] = tuple((Cell(n),) if n > 1 else () for n in tensor.shape)
+    unused = tuple(name for name in parameters if identities[name] not in used and tensors[name].ndim)
+    for name in unused:
+        for axis in parameters[name]:
+            for cell in axis:
+                if isinstance(cell, Cell):
+                    cell.pin = "not used by the model"
+    return values, parameters, unused
+
+
+def _constant_or_input(spec: Any, node: Node, program: ExportedProgram, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """A tensor whose entries are known, an input (all axes pinned), or a plain argument."""
+    fake = node.meta.get("val")
+    if not isinstance(fake, torch.Tensor):
+        return fake
+    known = None
+    if spec.kind is InputKind.BUFFER:
+        known = tensors.get(spec.target)
+    elif spec.kind is InputKind.CONSTANT_TENSOR:
+        known = program.constants.get(spec.target)
+    if isinstance(known, torch.Tensor) and known.device.type != "meta":
+        return known.detach()
+    why = "an input of the model" if spec.kind is InputKind.USER_INPUT else "a constant of the model"
+    return Value(tuple((Cell(n, why),) if n > 1 else () for n in fake.shape))
+
+
+def _identities(tensors: Mapping[str, torch.Tensor]) -> dict[str, Identity]:
+    """What makes two names one tensor: the same object, or the same view of the same memory."""
+    identities: dict[str, Identity] = {}
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
+        identities[name] = (storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+    return identities
+
+
+def _user_outputs(program: ExportedProgram, result: Any) -> list[Any]:
+    specs = program.graph_signature.output_specs
+    return [v for spec, v in zip(specs, result, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
+
+
+def _mutated(program: ExportedProgram, result: Any, inputs: dict[Node, Any]) -> list[Any]:
+    """New contents of buffers that the forward pass writes, and the buffers themselves."""
+    specs = program.graph_signature.output_specs
+    changed = {s.target: v for s, v in zip(specs, result, strict=True) if s.kind is OutputKind.BUFFER_MUTATION}
+    if not changed:
+        return []
+    nodes = {n.name: n for n in inputs}
+    own = [inputs[nodes[s.arg.name]] for s in program.graph_signature.input_specs if s.target in changed]
+    return [*changed.values(), *own]
+
+
+def _structure(interpreter: Interpreter, parameters: dict[str, tuple[Axis, ...]], unused: tuple[str, ...]) -> Structure:
+    unifier = interpreter.context.unifier
+    out = express(unifier, parameters)
+    always = find_nesting(unifier, interpreter.context.occurrences.values())
+    within = _within(out, always)
+    within = merge_inseparable(out, within)
+    _close(within)
+    free = [n for n, atom in out.atoms.items() if n in within and atom.pin is None and atom.size > 1]
+    shown = {*free, *(outer for name in free for outer in within[name])}
+    names = name_spaces(out.axes, shown)
+    spaces, indices = make_spaces(names, out, {n: within[n] & names.keys() for n in free})
+    return Structure(
+        spaces=spaces,
+        axes={name: simplify(axes, names) for name, axes in out.axes.items()},
+        indices=indices,
+        opaque=_opaque(interpreter, parameters),
+        unused=unused,
+        notes=tuple(dict.fromkeys(unifier.conflicts)),
+    )
+
+
+def _within(out: Expressions, always: Mapping[Cell, frozenset[Cell]]) -> dict[str, set[str]]:
+    """For every atom by name, the atoms of parameters that it always occurs with (none for pinned ones)."""
+    within: dict[str, set[str]] = {}
+    for name, atom in out.atoms.items():
+        outer = always.get(atom, frozenset()) if atom.pin is None else frozenset()
+        within[name] = {out.names[a] for a in outer if a in out.names and a.size > 1}
+    return within
+
+
+def _close(within: dict[str, set[str]]) -> None:
+    """Drop outer spaces whose own outer spaces are not all there."""
+    changed = True
+    while changed:
+        changed = False
+        for outer in within.values():
+            loose = {o for o in outer if not within.get(o, set()) <= outer}
+            if loose:
+                outer -= loose
+                changed = True
+
+
+def _opaque(interpreter: Interpreter, parameters: dict[str, tuple[Axis, ...]]) -> tuple[Opaque, ...]:
+    """What was not understood, with the parameter axes that each operator pinned."""
+    pinned: dict[str, list[str]] = defaultdict(list)
+    for name, axes in parameters.items():
+        for dim, axis in enumerate(axes):
+            for reason in {find(cell).pin for cell in axis if isinstance(cell, Cell)}:
+                if reason is not None:
+                    pinned[reason].append(f"{name}[{dim}]")
+    return tuple(Opaque(u.op, u.module, tuple(pinned[u.pin]), u.reason) for u in interpreter.unknown)

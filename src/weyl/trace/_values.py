@@ -1,0 +1,86 @@
+"""What the interpreter knows of one tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from weyl.trace._cells import Axis, Cell, Uniform, flatten, size_of
+
+__all__ = ["Hidden", "RuleError", "Value", "constant_axes"]
+
+
+class RuleError(Exception):
+    """A rule met a case that it does not cover; the operator becomes opaque."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """An index on which every entry of a tensor depends without being one of its axes.
+
+    Gathering expert weights by routed index leaves tensors whose entries each belong to one expert. ``axis`` is the
+    axis of the experts, ``token`` identifies the index tensor, ``carriers`` are the axes along which it varies:
+    mixing over one of them loses the index.
+    """
+
+    axis: Axis
+    token: int
+    carriers: tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor during interpretation.
+
+    Parameters
+    ----------
+    axes : tuple of Axis
+        One axis for every dimension.
+    constant : tensor, optional
+        Its entries, where they depend on neither parameters nor inputs.
+    labels : Axis, optional
+        The entries are positions along this axis (the indices of a ``topk``), so they move with its units.
+    token : int
+        Identifies the labels across views.
+    hidden : tuple of Hidden
+        Indices carried without an axis.
+    """
+
+    axes: tuple[Axis, ...]
+    constant: torch.Tensor | None = None
+    labels: Axis | None = None
+    token: int = 0
+    hidden: tuple[Hidden, ...] = field(default=())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(size_of(axis) for axis in self.axes)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.axes)
+
+    def with_axes(self, axes: tuple[Axis, ...]) -> Value:
+        """The same entries seen with other axes (a view): what is known besides the axes stays."""
+        return replace(self, axes=axes, constant=None)
+
+    def survivors(self, lost: tuple[Axis, ...]) -> tuple[Hidden, ...]:
+        """Hidden indices that do not vary along the lost axes."""
+        if not self.hidden:
+            return ()
+        gone = {factor for axis in lost for factor in flatten(axis) if isinstance(factor, Cell)}
+        return tuple(h for h in self.hidden if not any(f in gone for axis in h.carriers for f in flatten(axis)))
+
+
+def constant_axes(tensor: torch.Tensor, reason: str) -> tuple[Axis, ...]:
+    """Axes of a tensor of known entries: uniform where it is constant along the axis, else pinned."""
+    axes: list[Axis] = []
+    for dim, size in enumerate(tensor.shape):
+        if size == 1:
+            axes.append(())
+        elif size > 1 and bool((tensor == tensor.narrow(dim, 0, 1)).all()):
+            axes.append((Uniform(size),))
+        else:
+            axes.append((Cell(size, reason),))
+    return tuple(axes)
