@@ -90,7 +90,7 @@ class Unifier:
         if isinstance(y, Uniform) or x is y:
             return (x,)
         if x.parts is None and y.parts is None:
-            return (self._union(x, y),)
+            return (self._union(*_heavier_first(x, y)),)
         if x.parts is None:
             return (self._bind_sum(x, y),)
         if y.parts is None:
@@ -183,7 +183,7 @@ class Unifier:
         if find(x) is find(y) or not (_is_sum(x) and _is_sum(y)):
             return self.join((x,), (y,)) if find(x) is not find(y) else (find(x),)
         if not any(uniform):
-            return (self._union(x, y),)
+            return (self._union(*_heavier_first(x, y)),)
         if not all(uniform):
             return (y,) if uniform[0] else (x,)
         return (Cell.sum(parts),)
@@ -458,6 +458,11 @@ def _reopen(factor: Factor, stack: list[Factor]) -> bool:
         return False
     stack.extend(reversed(flatten((factor,))))
     return True
+
+
+def _heavier_first(x: Cell, y: Cell) -> tuple[Cell, Cell]:
+    """The cell with more to move is kept as the root, so that a long chain of merges stays linear."""
+    return (x, y) if len(x.table) + len(x.dependents) >= len(y.table) + len(y.dependents) else (y, x)
 
 
 def _is_sum(cell: Cell) -> bool:
