@@ -1,0 +1,203 @@
+"""The laws that groups, actions and proofs obey."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weyl.actions import act
+from weyl.groups import Group
+from weyl.proof import verify
+from weyl.structure import Structure
+
+__all__ = [
+    "assert_action_laws",
+    "assert_function_preserved",
+    "assert_group_laws",
+    "assert_structure_round_trip",
+    "assert_untouched",
+]
+
+
+def assert_group_laws(group: Group, seed: int = 0) -> None:
+    """Assert identity, inverse, associativity and reproducible randomness.
+
+    Parameters
+    ----------
+    group : Group
+        The group to try.
+    seed : int
+        Seed of the three elements.
+
+    Raises
+    ------
+    AssertionError
+        If a law is broken.
+
+    Examples
+    --------
+    >>> from weyl.groups import Group, Space
+    >>> assert_group_laws(Group((Space("heads", 3), Space("inside", 4, within=("heads",)))))
+    """
+    a, b, c = (group.random(seed + i) for i in range(3))
+    one = group.identity()
+    assert one.is_identity, "the identity moves units"
+    assert a @ one == a, "a @ 1 is not a"
+    assert one @ a == a, "1 @ a is not a"
+    assert (a @ ~a).is_identity, "a @ ~a is not the identity"
+    assert (~a @ a).is_identity, "~a @ a is not the identity"
+    assert (a @ b) @ c == a @ (b @ c), "composition is not associative"
+    assert ~(a @ b) == ~b @ ~a, "~(a @ b) is not ~b @ ~a"
+    assert group.random(seed) == a, "the same seed gave two elements"
+
+
+def assert_action_laws(structure: Structure, state: Mapping[str, Tensor], seed: int = 0) -> None:
+    """Assert that ``act`` is a group action that keeps keys, shapes, dtypes, ties, and its input.
+
+    Parameters
+    ----------
+    structure : Structure
+        Of the model of the state.
+    state : mapping of str to tensor
+        Any state dict of the model.
+    seed : int
+        Seed of the elements.
+
+    Raises
+    ------
+    AssertionError
+        If a law is broken.
+
+    Examples
+    --------
+    >>> import torch, weyl
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    >>> assert_action_laws(weyl.discover(net, (torch.zeros(1, 3),)), net.state_dict())
+    """
+    g, h = structure.group.random(seed), structure.group.random(seed + 1)
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    moved = act(g, structure, state)
+    assert list(moved) == list(state), "act changed the keys or their order"
+    for name, tensor in state.items():
+        assert torch.equal(tensor, before[name]), f"act changed its input {name!r}"
+        assert moved[name].shape == tensor.shape, f"act changed the shape of {name!r}"
+        assert moved[name].dtype == tensor.dtype, f"act changed the dtype of {name!r}"
+    for first in state:
+        for second in state:
+            if state[first].data_ptr() == state[second].data_ptr() and state[first].shape == state[second].shape:
+                tied = moved[first].data_ptr() == moved[second].data_ptr() or not state[first].numel()
+                assert tied, f"act untied {first!r} and {second!r}"
+    _assert_same(act(structure.group.identity(), structure, state), state, "the identity moves")
+    _assert_same(act(~g, structure, moved), state, "~g does not undo g on")
+    _assert_same(act(g @ h, structure, state), act(g, structure, act(h, structure, state)), "(g @ h) is not g after h on")
+
+
+def _assert_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], what: str) -> None:
+    for name, tensor in b.items():
+        assert torch.equal(a[name], tensor), f"{what} {name!r}"
+
+
+def assert_function_preserved(
+    model: nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    structure: Structure | None = None,
+    seed: int = 0,
+    output: Callable[[Any], Any] | None = None,
+) -> None:
+    """Assert that random elements keep the function of a model, by a check that rejects a wrong element.
+
+    Parameters
+    ----------
+    model, args, kwargs, structure, seed, output
+        As in :func:`weyl.verify`.
+
+    Raises
+    ------
+    AssertionError
+        If an element changes the function, or the wrong element is not rejected.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    >>> assert_function_preserved(net, (torch.ones(2, 3),))
+    """
+    proof = verify(model, args, kwargs, structure=structure, seed=seed, output=output)
+    assert proof.holds, f"{proof.verdict}: {proof.reason}"
+    assert proof.exact is not False, "outputs differ in the last bit on small-integer weights"
+
+
+def assert_structure_round_trip(structure: Structure) -> None:
+    """Assert that a structure survives its text form.
+
+    Parameters
+    ----------
+    structure : Structure
+        Any structure.
+
+    Raises
+    ------
+    AssertionError
+        If the structure read back differs, or is written differently.
+
+    Examples
+    --------
+    >>> from weyl.structure import Structure
+    >>> assert_structure_round_trip(Structure((), {}))
+    """
+    text = structure.to_json()
+    again = Structure.from_json(text)
+    assert again == structure, "the structure read back differs"
+    assert again.to_json() == text, "the structure read back is written differently"
+
+
+@contextmanager
+def assert_untouched(model: nn.Module) -> Iterator[None]:
+    """Assert that a block of code leaves a model and the global random state as they were.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its mode (of every submodule), tensors, gradients, hooks and attributes are compared.
+
+    Raises
+    ------
+    AssertionError
+        If anything changed.
+
+    Examples
+    --------
+    >>> import torch, weyl
+    >>> net = torch.nn.Linear(2, 2)
+    >>> with assert_untouched(net):
+    ...     structure = weyl.discover(net, (torch.zeros(1, 2),))
+    """
+    before = _fingerprint(model)
+    tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    random = torch.random.get_rng_state()
+    yield
+    assert _fingerprint(model) == before, "mode, hooks, gradients or attributes of the model changed"
+    assert torch.equal(torch.random.get_rng_state(), random), "the global random state changed"
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, tensors[name]), f"{name!r} changed"
+
+
+def _fingerprint(model: nn.Module) -> list[Any]:
+    modules = [
+        (name, module.training, sorted(vars(module)), [len(h) for h in _hooks(module)])
+        for name, module in model.named_modules()
+    ]
+    parameters = [
+        (name, id(p), p.requires_grad, None if p.grad is None else id(p.grad)) for name, p in model.named_parameters()
+    ]
+    return [*modules, *parameters]
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    return [module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._state_dict_hooks]
