@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from weyl.errors import InputError
 from weyl.groups import Element, Part
 from weyl.proof._watch import Watch
 from weyl.structure import Structure
-from weyl.trace import discover
+from weyl.trace import copy_module, discover
 
 __all__ = ["Control", "Proof", "verify"]
 
@@ -176,11 +175,11 @@ class _Run:
 
     def _copy(self) -> tuple[nn.Module, torch.dtype]:
         """The model in float64, or in its own precision where that does not run."""
-        twin = copy.deepcopy(self.model).double().eval()
+        twin = copy_module(self.model).double().eval()
         try:
             self._outputs(twin, _state(twin), _cast(self.inputs, torch.float64))
         except Exception:  # some operators and plain tensor attributes know only one precision
-            twin = copy.deepcopy(self.model).eval()
+            twin = copy_module(self.model).eval()
             dtypes = {t.dtype for t in twin.parameters() if t.is_floating_point()}
             return twin, max(dtypes, key=lambda d: torch.finfo(d).eps, default=torch.float32)
         return twin, torch.float64
@@ -235,7 +234,7 @@ class _Run:
 
     def _float32(self) -> float | None:
         """Relative change with real weights in float32, no cast skipped; None where it does not run."""
-        twin = copy.deepcopy(self.model).float().eval()
+        twin = copy_module(self.model).float().eval()
         args, kwargs = _cast(self.inputs, torch.float32)
         state = _state(twin)
         moved = act(self.structure.group.random(self.seed), self.structure, state)
@@ -396,7 +395,10 @@ def _relative(before: list[Tensor], after: list[Tensor]) -> float:
 
 def _obstacle(model: nn.Module) -> str:
     """Why the weights cannot be used, or an empty string."""
-    for name, tensor in model.state_dict().items():
+    state = model.state_dict()
+    if not state:
+        return "the model has no parameters, so there is nothing to check"
+    for name, tensor in state.items():
         if tensor.device.type == "meta":
             return f"{name} is on the meta device: there are no weights to check"
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):

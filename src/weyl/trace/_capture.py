@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.export import ExportedProgram
 
 from weyl.errors import CaptureError, InputError
 
-__all__ = ["capture", "module_tensors"]
+__all__ = ["capture", "copy_module", "module_tensors"]
 
 ALIASING = frozenset(
     """
@@ -60,9 +61,10 @@ def capture(
     CaptureError
         If the module cannot be exported: control flow on data, or Python that cannot be traced.
     """
-    if not isinstance(module, nn.Module):
-        raise InputError(f"expected a torch.nn.Module, got {type(module).__name__}")
-    twin = _shallow_twin(module)
+    _check_module(module)
+    if isinstance(args, torch.Tensor):
+        raise InputError("args must be a tuple of inputs, got a tensor: write args=(x,)")
+    twin = copy_module(module, share=True)
     twin.eval()
     if output is not None:
         twin.forward = _selecting(twin.forward, output)
@@ -84,16 +86,37 @@ def module_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return named
 
 
-def _shallow_twin(module: nn.Module) -> nn.Module:
-    """A copy with its own Python state (mode, hooks, caches) that shares every tensor."""
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in module_tensors(module).values()}
+def copy_module(module: nn.Module, share: bool = False) -> nn.Module:
+    """A copy with its own Python state (mode, hooks, caches), and its own tensors unless they are shared.
+
+    Raises
+    ------
+    CaptureError
+        If an attribute of the module refuses to be copied.
+    """
+    memo: dict[int, Any] = {}
+    if share:
+        memo.update((id(tensor), tensor) for tensor in module_tensors(module).values())
+    for part in module.modules():
+        # results kept as attributes (the weight of a weight norm) refuse to be copied, and are computed anew anyway
+        memo.update((id(v), v.detach()) for v in vars(part).values() if isinstance(v, torch.Tensor) and not v.is_leaf)
     try:
         return copy.deepcopy(module, memo)
     except Exception as error:
         raise CaptureError(
             f"{type(module).__name__} cannot be copied ({type(error).__name__}: {_one_line(error)}); "
-            "remove attributes that deepcopy refuses, such as locks, generators or open files"
+            "remove attributes that deepcopy refuses, such as locks or open files"
         ) from error
+
+
+def _check_module(module: object) -> None:
+    if not isinstance(module, nn.Module):
+        raise InputError(f"expected a torch.nn.Module, got {type(module).__name__}")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError("a TorchScript module has no Python code to capture: pass the nn.Module it was made from")
+    lazy = [name for name, p in module.named_parameters() if nn.parameter.is_lazy(p)]
+    if lazy:
+        raise InputError(f"{lazy[0]!r} has no shape yet: run the lazy module once on a batch first")
 
 
 def _selecting(forward: Callable[..., Any], output: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -116,16 +139,15 @@ def _check_devices(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the exporter says about itself."""
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Silence what the exporter logs, warns and prints; its errors are raised all the same."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(disabled)
 
 
 def _one_line(error: BaseException) -> str:
@@ -143,7 +165,7 @@ def _explain(error: Exception, module: nn.Module) -> Exception:
             f"{name} decides by the values of its data ({_one_line(error)}): "
             "pass the module without that branch, or replace it by torch.where"
         )
-    shape_words = ("shape", "size", "dimension", "expected input", "must match", "mat1", "rank")
+    shape_words = ("shape", "size", "dim", "channel", "must match", "mat1", "rank", "expected", "out of range")
     if isinstance(error, (RuntimeError, ValueError, TypeError, IndexError)) and (
         isinstance(error, TypeError) or any(word in text.lower() for word in shape_words)
     ):
