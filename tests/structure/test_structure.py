@@ -47,7 +47,9 @@ def test_round_trip_of_families_and_cases():
         indices=(Space("p", 4, Kind.TRIVIAL),),
     )
     assert_structure_round_trip(structure)
-    assert structure.multiplicity(structure.spaces[0]) == 4
+    assert structure.spaces[0].multiplicity == 4
+    assert structure.spaces[0].occurrences == (("w", 1), ("v", 1))
+    assert structure["p"].occurrences == (("w", 0),)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,9 @@ def test_printing_escapes_and_names():
     assert "aten.x" in repr(structure)
     assert "&lt;b&gt;" in structure._repr_html_()
     assert "<b>" not in structure._repr_html_()
-    assert structure.occurrences("<b>") == (("w", 0),)
+    assert structure["<b>"].occurrences == (("w", 0),)
+    with pytest.raises(KeyError):
+        structure["b"]
 
 
 def test_a_structure_does_not_change():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 __all__ = ["Kind", "Space"]
@@ -68,6 +68,10 @@ class Space:
         Spaces on whose index this space's transformation may depend, outermost first and
         transitively closed. Inside a permuted space this is a wreath product; inside a trivial one
         it is a family of independent copies.
+    multiplicity : int
+        Number of independent copies; a structure fills it in.
+    occurrences : tuple of (str, int)
+        Parameters and dimensions in which the space occurs; a structure fills them in.
 
     Examples
     --------
@@ -79,6 +83,8 @@ class Space:
     size: int
     kind: Kind = Kind.SYMMETRIC
     within: tuple[str, ...] = ()
+    multiplicity: int = field(default=1, compare=False)
+    occurrences: tuple[tuple[str, int], ...] = field(default=(), compare=False, repr=False)
 
     @property
     def symbol(self) -> str:

@@ -279,7 +279,7 @@ class _Run:
         group = self.structure.group
         wrong: list[tuple[str, State]] = []
         for space in sorted(self.structure.spaces, key=lambda s: -s.size)[:CONTROLS]:
-            places = list(dict.fromkeys(name for name, _ in self.structure.occurrences(space) if name in state))
+            places = list(dict.fromkeys(name for name, _ in space.occurrences if name in state))
             families = {_storage(state[name]) for name in places}
             if len(families) < 2:
                 continue

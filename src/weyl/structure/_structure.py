@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -84,11 +85,23 @@ class Structure:
     def __post_init__(self) -> None:
         object.__setattr__(self, "axes", MappingProxyType(dict(self.axes)))
         sizes = {space.name: space.size for space in (*self.indices, *self.spaces)}
+        found: dict[str, dict[tuple[str, int], None]] = {name: {} for name in sizes}
         for name, axes in self.axes.items():
-            for axis in axes:
+            for dim, axis in enumerate(axes):
                 for space in spaces_of(axis):
                     if space not in sizes:
                         raise StructureError(f"axis of {name!r} names an unknown space {space!r}")
+                    found[space][name, dim] = None
+        for place in ("indices", "spaces"):
+            filled = [
+                replace(
+                    space,
+                    multiplicity=math.prod(sizes.get(outer, 1) for outer in space.within),
+                    occurrences=tuple(found[space.name]),
+                )
+                for space in getattr(self, place)
+            ]
+            object.__setattr__(self, place, tuple(filled))
 
     def __hash__(self) -> int:
         return hash((self.spaces, tuple(self.axes.items())))
@@ -98,22 +111,12 @@ class Structure:
         """The symmetry group."""
         return Group((*self.indices, *self.spaces))
 
-    @cached_property
-    def _where(self) -> dict[str, tuple[tuple[str, int], ...]]:
-        found: dict[str, dict[tuple[str, int], None]] = {s.name: {} for s in (*self.indices, *self.spaces)}
-        for name, axes in self.axes.items():
-            for dim, axis in enumerate(axes):
-                for space in spaces_of(axis):
-                    found[space][name, dim] = None
-        return {space: tuple(places) for space, places in found.items()}
-
-    def occurrences(self, space: Space | str) -> tuple[tuple[str, int], ...]:
-        """Where a space occurs: pairs of parameter name and dimension."""
-        return self._where[space if isinstance(space, str) else space.name]
-
-    def multiplicity(self, space: Space) -> int:
-        """Number of independent copies of a space."""
-        return self.group.multiplicity(space)
+    def __getitem__(self, name: str) -> Space:
+        """A space, or an index, by name."""
+        for space in (*self.spaces, *self.indices):
+            if space.name == name:
+                return space
+        raise KeyError(name)
 
     def to_json(self, indent: int | None = None) -> str:
         """Text form; :meth:`from_json` gives an equal structure back."""
@@ -167,10 +170,10 @@ class Structure:
             {
                 "space": space.name,
                 "size": space.size,
-                "copies": self.multiplicity(space),
+                "copies": space.multiplicity,
                 "group": space.symbol,
                 "within": list(space.within),
-                "occurrences": [f"{name}[{dim}]" for name, dim in self.occurrences(space)],
+                "occurrences": [f"{name}[{dim}]" for name, dim in space.occurrences],
             }
             for space in self.spaces
         ]

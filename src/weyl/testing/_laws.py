@@ -93,7 +93,9 @@ def assert_action_laws(structure: Structure, state: Mapping[str, Tensor], seed: 
                 assert tied, f"act untied {first!r} and {second!r}"
     _assert_same(act(structure.group.identity(), structure, state), state, "the identity moves")
     _assert_same(act(~g, structure, moved), state, "~g does not undo g on")
-    _assert_same(act(g @ h, structure, state), act(g, structure, act(h, structure, state)), "(g @ h) is not g after h on")
+    _assert_same(
+        act(g @ h, structure, state), act(g, structure, act(h, structure, state)), "(g @ h) is not g after h on"
+    )
 
 
 def _assert_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], what: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -60,10 +60,6 @@ class Value:
     @property
     def ndim(self) -> int:
         return len(self.axes)
-
-    def with_axes(self, axes: tuple[Axis, ...]) -> Value:
-        """The same entries seen with other axes (a view): what is known besides the axes stays."""
-        return replace(self, axes=axes, constant=None)
 
     def survivors(self, lost: tuple[Axis, ...]) -> tuple[Hidden, ...]:
         """Hidden indices that do not vary along the lost axes."""
