@@ -104,7 +104,7 @@ def test_random_leaves_global_state_alone():
         ((), "1"),
         ((Space("a", 4),), "S_4"),
         ((Space("a", 4), Space("b", 4), Space("c", 2)), "S_4^2 × S_2"),
-        ((Space("h", 3), Space("q", 2, within=("h",)), Space("v", 2, within=("h",))), "(S_2 × S_2) ≀ S_3"),
+        ((Space("h", 3), Space("q", 2, within=("h",)), Space("v", 2, within=("h",))), "S_2^2 ≀ S_3"),
         ((Space("p", 5, Kind.TRIVIAL), Space("c", 3, within=("p",))), "S_3^5"),
     ],
 )

@@ -164,19 +164,19 @@ class _Plan:
                 for space in names:
                     for outer in self._within.get(space or "", ()):
                         if names.count(outer) != 1:
-                            linked |= {dim, self._home(dim, outer)}
+                            linked |= {dim, *self._homes(dim, outer)}
         return linked
 
-    def _home(self, dim: int, outer: str) -> int:
-        """The one other dimension in which an outer space occurs."""
-        homes = [
+    def _homes(self, dim: int, outer: str) -> set[int]:
+        """The other dimensions in which an outer space occurs; in any one block it does so once."""
+        homes = {
             d
             for d, blocks in enumerate(self._blocks)
             if d != dim and any(space == outer for block in blocks for space, _, _ in block.factors)
-        ]
-        if len(homes) != 1:
-            raise StructureError(f"it is not clear which index of space {outer!r} is meant")
-        return homes[0]
+        }
+        if not homes:
+            raise StructureError(f"a tensor has units within {outer!r} and no index of it")
+        return homes
 
     def _alone(self, dim: int) -> Indices:
         size = self._axes[dim].size

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -51,6 +51,10 @@ class Group:
     @cached_property
     def _sizes(self) -> dict[str, int]:
         return {space.name: space.size for space in self.spaces}
+
+    @cached_property
+    def _kinds(self) -> dict[str, Kind]:
+        return {space.name: space.kind for space in self.spaces}
 
     def multiplicity(self, space: Space) -> int:
         """Number of independent copies of a space: the product of the sizes it lives within."""
@@ -115,28 +119,25 @@ class Group:
     @cached_property
     def symbol(self) -> str:
         """The group in the usual notation, repeated factors collected: ``S_64^3 × (S_4 ≀ S_8)``."""
-        terms = Counter(self._term(space) for space in self._moving() if not self._moving_outer(space))
+        moving = {space.name for space in self._moving()}
+        inside: dict[str | None, list[Space]] = defaultdict(list)
+        for space in self._moving():
+            outer = [name for name in space.within if name in moving]
+            inside[outer[-1] if outer else None].append(space)
+        terms = Counter(self._term(space, inside) for space in inside[None])
         text = [term if count == 1 else f"{_bracket(term)}^{count}" for term, count in terms.items()]
         return " × ".join(_bracket(t) if len(text) > 1 and " " in t else t for t in text) or "1"
 
-    def _term(self, space: Space) -> str:
+    def _term(self, space: Space, inside: Mapping[str | None, list[Space]]) -> str:
         """One space with everything nested directly inside it, as a wreath product."""
-        copies = math.prod(self._sizes[n] for n in space.within if n not in self._moving_outer(space))
-        inner = [s for s in self._moving() if self._innermost(s) == space.name]
         head = space.symbol
-        if inner:
-            body = " × ".join(_bracket(self._term(s)) for s in inner)
-            head = f"{_bracket(body)} ≀ {head}"
-        outer_fixed = copies if not self._moving_outer(space) else 1
-        return head if outer_fixed == 1 else f"{_bracket(head)}^{outer_fixed}"
-
-    def _moving_outer(self, space: Space) -> list[str]:
-        moving = {s.name for s in self._moving()}
-        return [name for name in space.within if name in moving]
-
-    def _innermost(self, space: Space) -> str | None:
-        outer = self._moving_outer(space)
-        return outer[-1] if outer else None
+        if inside.get(space.name):
+            body = Counter(self._term(inner, inside) for inner in inside[space.name])
+            text = " × ".join(_bracket(t) if n == 1 else f"{_bracket(t)}^{n}" for t, n in body.items())
+            head = f"{_bracket(text)} ≀ {head}"
+        fixed = [name for name in space.within if self._kinds[name] is Kind.TRIVIAL]
+        copies = math.prod(self._sizes[name] for name in fixed) if len(fixed) == len(space.within) else 1
+        return head if copies == 1 else f"{_bracket(head)}^{copies}"
 
     def _shape(self, space: Space) -> tuple[int, ...]:
         return (*(self._sizes[name] for name in space.within), space.size)

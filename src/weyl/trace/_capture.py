@@ -7,7 +7,7 @@ import functools
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
@@ -31,7 +31,7 @@ ALIASING = frozenset(
 
 def capture(
     module: nn.Module,
-    args: tuple[Any, ...],
+    args: Any,
     kwargs: Mapping[str, Any] | None = None,
     output: Callable[[Any], Any] | None = None,
 ) -> ExportedProgram:
@@ -72,10 +72,10 @@ def capture(
     with _quiet(), torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             program = torch.export.export(twin, tuple(args), dict(kwargs or {}), strict=False)
+            if any(_unsafe_mutation(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
+                program = program.run_decompositions({})
         except Exception as error:
             raise _explain(error, module) from error
-        if any(_unsafe_mutation(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
-            program = program.run_decompositions({})
     return program
 
 
@@ -129,7 +129,7 @@ def _selecting(forward: Callable[..., Any], output: Callable[[Any], Any]) -> Cal
     return selected
 
 
-def _check_devices(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def _check_devices(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     devices = {tensor.device for tensor in module_tensors(module).values()}
     given = {t.device for t in torch.utils._pytree.tree_leaves((args, dict(kwargs))) if isinstance(t, torch.Tensor)}
     if len(devices) == 1 and given - devices:
@@ -159,7 +159,7 @@ def _explain(error: Exception, module: nn.Module) -> Exception:
     """The cause in one line, with what to try."""
     kind, text = type(error).__name__, str(error)
     name = type(module).__name__
-    data_dependent = ("data-dependent", "DataDependent", "GuardOnData", "_local_scalar_dense", "nonzero")
+    data_dependent = ("data-dependent", "DataDependent", "GuardOnData", "_local_scalar_dense", "nonzero", "unbacked")
     if any(mark in kind or mark in text[:4000] for mark in data_dependent):
         return CaptureError(
             f"{name} decides by the values of its data ({_one_line(error)}): "
@@ -201,6 +201,10 @@ def _unsafe_mutation(node: torch.fx.Node) -> bool:
     """Whether a change in place could be seen through another name of the same memory."""
     if not is_mutation(node):
         return False
+    arguments = node.target._schema.arguments  # type: ignore[union-attr]
+    written = [place for place, a in enumerate(arguments) if a.alias_info and a.alias_info.is_write]
+    if written != [0]:
+        return True
     target = node.args[0] if node.args else None
     while isinstance(target, torch.fx.Node) and is_mutation(target):
         target = target.args[0]

@@ -45,11 +45,12 @@ class Uniform:
 class Cell:
     """An unknown set of ``size`` units; a node of a union-find forest."""
 
-    __slots__ = ("dependents", "ids", "parent", "parts", "pin", "product", "ranges", "size", "table", "used")
+    __slots__ = ("dependents", "ids", "loose", "parent", "parts", "pin", "product", "ranges", "size", "table", "used")
 
     def __init__(self, size: int, pin: str | None = None) -> None:
         self.size = size
         self.pin = pin
+        self.loose = False
         self.parent: Cell | None = None
         self.product: Axis | None = None
         self.parts: list[Axis] | None = None

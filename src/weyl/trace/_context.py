@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
-from weyl.trace._cells import Axis, Cell, flatten, size_of
+from weyl.trace._cells import Axis, Cell, flatten, has_uniform, size_of
 from weyl.trace._nest import Occurrence
 from weyl.trace._unify import Unifier
 from weyl.trace._values import Hidden, RuleError, Value
@@ -64,32 +65,39 @@ class Context:
         kept = tuple(h.axis for h in _carried(axes, hidden))
         self.occurrences.setdefault((axes, kept), Occurrence(axes, kept))
 
-    def value(
-        self,
-        axes: Iterable[Axis],
-        hidden: Iterable[Hidden] = (),
-        labels: Axis | None = None,
-        token: int = 0,
-    ) -> Value:
+    def value(self, axes: Iterable[Axis], hidden: Iterable[Hidden] = ()) -> Value:
         """A result; recorded as a tensor that occurs. Hidden indices whose carriers are gone are lost."""
         axes = tuple(axes)
-        result = Value(axes, labels=labels, token=token, hidden=_carried(axes, hidden))
+        result = Value(axes, hidden=_carried(axes, hidden))
         self.touch(*axes, hidden=result.hidden)
         return result
 
-    def view(self, value: Value, axes: Iterable[Axis], lost: Sequence[Axis] = ()) -> Value:
-        """The same entries (or some of them) under other axes; labels stay, and what did not vary along ``lost``."""
-        hidden = value.survivors(tuple(lost))
-        return self.value(axes, hidden, value.labels, value.token)
+    def view(self, value: Value, axes: Iterable[Axis], lost: Sequence[Axis] = (), ordered: bool = True) -> Value:
+        """The same entries (or some of them) under other axes; labels stay, and what did not vary along ``lost``.
+
+        Where entries are left out or change places (``ordered=False``) labels get a new identity.
+        """
+        result = self.value(axes, value.survivors(tuple(lost)))
+        token = value.token if ordered and not lost else self.token()
+        return replace(result, labels=value.labels, tied=value.tied, token=token, distinct=value.distinct)
+
+    def found(self, axes: Iterable[Axis], hidden: Iterable[Hidden], value: Value, dim: int) -> Value:
+        """Positions found along a dimension of a tensor by comparing its entries: labels of that axis."""
+        axis = value.axes[dim]
+        tied = not value.distinct or has_uniform(axis)
+        return replace(self.value(axes, hidden), labels=axis, tied=tied, token=self.token())
 
     def token(self) -> int:
         """A new identity for an index tensor."""
         return next(self._tokens)
 
     # ------------------------------------------------------------------ axes
-    def pin(self, axis: Axis, reason: str) -> None:
-        """Hold an axis still."""
+    def pin(self, axis: Axis, reason: str) -> Axis:
+        """Hold an axis still; where it was uniform, positions now matter, so the result has fixed ones there."""
         self.unifier.pin(axis, reason)
+        if not has_uniform(axis):
+            return axis
+        return self.unifier.join((Cell(size_of(axis), reason),), axis)
 
     def fixed(self, size: int, reason: str) -> Axis:
         """A new axis whose positions cannot move."""
@@ -119,6 +127,7 @@ class Context:
             if cut is None:
                 why = "a view cuts across units"
                 self.unifier.conflict(rest, rest, why)
+                self.touch(*out)
                 return out + [self.fixed(n, why) for n in shape[place:]]
             out.append(cut[0])
             rest = cut[1]
@@ -159,14 +168,17 @@ class Context:
             for letter, axis in zip(letters, value.axes, strict=True):
                 axes[letter] = self.join(axes.get(letter, ()), axis)
         lost = tuple(axis for letter, axis in axes.items() if letter not in out)
-        hidden = merge_hidden([v for v, _ in operands], lost)
+        values = [value for value, _ in operands]
+        # the products before they are summed: an index that two operands share must mean the same for both
+        self.touch(*axes.values(), hidden=merge_hidden(values))
+        hidden = merge_hidden(values, lost)
         return self.value([axes.get(letter, ()) for letter in out], hidden)
 
     def mix(self, value: Value, dims: Sequence[int], sizes: dict[int, int] | None = None, why: str = "") -> Value:
         """An operation that depends on the positions along some dimensions, and treats all others alike.
 
-        The dimensions are pinned and become new pinned axes of the given sizes; that the others may not
-        depend on them follows because the result, and the recorded rest, lack the old ones.
+        The dimensions are pinned and become new pinned axes of the given sizes. The rest is recorded as a tensor of
+        its own, so that nothing in it may depend on the position, even if a later join makes the new axis the old.
         """
         dropped = normal_dims(dims, value.ndim)
         for d in dropped:
@@ -192,6 +204,7 @@ class Context:
         if axes is None:
             self.pin(value.axes[dim], "a slice cuts across units")
             axes = list(value.axes)
+            self.touch(*(axis for d, axis in enumerate(axes) if d != dim))
             axes[dim] = self.fixed(stop - start, "a slice cuts across units")
         return self.view(value, axes, lost=[value.axes[dim]])
 
@@ -199,16 +212,16 @@ class Context:
         """One position of a dimension, which is dropped."""
         index = index % max(size_of(value.axes[dim]), 1)
         piece = self.slice(value, dim, index, index + 1)
-        return self.view(piece, [axis for d, axis in enumerate(piece.axes) if d != dim])
+        return self.view(piece, [axis for d, axis in enumerate(piece.axes) if d != dim], ordered=False)
 
 
 def _carried(axes: tuple[Axis, ...], hidden: Iterable[Hidden]) -> tuple[Hidden, ...]:
-    """Hidden indices all of whose carriers are still axes of the tensor."""
+    """Hidden indices all of whose carriers are axes of the tensor, each exactly once (else it is unclear which)."""
     if not hidden:
         return ()
-    present = {factor for axis in axes for factor in flatten(axis)}
+    present = Counter(factor for axis in axes for factor in flatten(axis))
     return tuple(
-        h for h in hidden if all(f in present for axis in h.carriers for f in flatten(axis) if isinstance(f, Cell))
+        h for h in hidden if all(present[f] == 1 for axis in h.carriers for f in flatten(axis) if isinstance(f, Cell))
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -16,11 +17,11 @@ from torch.fx import Node
 from weyl.errors import OpaqueError
 from weyl.structure import Opaque, Structure
 from weyl.trace._capture import capture, module_tensors
-from weyl.trace._cells import Axis, Cell, find
+from weyl.trace._cells import Axis, Cell, Uniform, find
 from weyl.trace._express import Expressions, express, make_spaces, merge_inseparable, name_spaces, simplify
 from weyl.trace._interpret import Interpreter, hold
 from weyl.trace._nest import find_nesting, settle
-from weyl.trace._values import Value
+from weyl.trace._values import Value, has_entries
 
 __all__ = ["analyse", "discover"]
 
@@ -109,7 +110,7 @@ def analyse(
     strict, fixed
         As in :func:`discover`.
     """
-    inputs, parameters, unused = _inputs(program, tensors)
+    inputs, parameters = _inputs(program, tensors)
     interpreter = Interpreter()
     context = interpreter.context
     for name, axes in parameters.items():
@@ -118,8 +119,10 @@ def analyse(
                 context.pin(axis, "held fixed by the caller")
         context.touch(*axes)
     result = interpreter.run(program.graph_module.graph, program.graph_module, inputs)
-    hold(context, _user_outputs(program, result), "an output of the model")
-    hold(context, _mutated(program, result, inputs), "a buffer that the forward pass changes")
+    hold(context, result, "an output of the model")
+    hold(context, _mutated(program, inputs), "a buffer that the forward pass changes")
+    unused = _pin_unused(interpreter, program, tensors, inputs, parameters, result)
+    overlapping = _pin_overlapping(interpreter, program, tensors, parameters)
     if strict and interpreter.unknown:
         first = interpreter.unknown[0]
         raise OpaqueError(
@@ -127,18 +130,17 @@ def analyse(
             "discover without strict=True to pin what it touches"
         )
     settle(context.unifier, context.occurrences.values(), parameters.values())
-    return _structure(interpreter, parameters, unused)
+    return _structure(interpreter, parameters, unused, overlapping)
 
 
 def _inputs(
     program: ExportedProgram, tensors: Mapping[str, torch.Tensor]
-) -> tuple[dict[Node, Any], dict[str, tuple[Axis, ...]], tuple[str, ...]]:
-    """Values of the graph's inputs, the axes of every named tensor, and the names that nothing uses."""
+) -> tuple[dict[Node, Any], dict[str, tuple[Axis, ...]]]:
+    """Values of the graph's inputs, and the axes of every named tensor of the state."""
     places = {n.name: n for n in program.graph_module.graph.nodes if n.op == "placeholder"}
     values: dict[Node, Any] = {}
     owned: dict[Identity, tuple[Axis, ...]] = {}
     identities = _identities(tensors)
-    used: set[Identity] = set()
     persistent = {
         spec.target
         for spec in program.graph_signature.input_specs
@@ -149,10 +151,8 @@ def _inputs(
         if spec.target in persistent:
             identity = identities[spec.target]
             shape = tuple(tensors[spec.target].shape)
-            axes = owned.setdefault(identity, tuple((Cell(n),) if n > 1 else () for n in shape))
-            values[node] = Value(axes)
-            if node.users:
-                used.add(identity)
+            axes = owned.setdefault(identity, _new_axes(shape))
+            values[node] = Value(axes, distinct=True)
         else:
             values[node] = _constant_or_input(spec, node, program, tensors)
     parameters: dict[str, tuple[Axis, ...]] = {}
@@ -160,14 +160,70 @@ def _inputs(
         if identities[name] in owned:
             parameters[name] = owned[identities[name]]
         elif isinstance(tensor, nn.Parameter):
-            parameters[name] = tuple((Cell(n),) if n > 1 else () for n in tensor.shape)
+            parameters[name] = _new_axes(tuple(tensor.shape))
+    return values, parameters
+
+
+def _new_axes(shape: tuple[int, ...], pin: str | None = None) -> tuple[Axis, ...]:
+    """An unknown axis for every dimension."""
+    return tuple((Cell(n, pin),) if n > 1 else () if n == 1 else (Uniform(0),) for n in shape)
+
+
+def _pin_unused(
+    interpreter: Interpreter,
+    program: ExportedProgram,
+    tensors: Mapping[str, torch.Tensor],
+    inputs: dict[Node, Any],
+    parameters: dict[str, tuple[Axis, ...]],
+    result: Any,
+) -> tuple[str, ...]:
+    """Hold still what no operator reads, and name it."""
+    identities = _identities(tensors)
+    returned = {id(value) for value in torch.utils._pytree.tree_leaves(result)}
+    by_name = {node.name: value for node, value in inputs.items()}
+    used = {
+        identities[spec.target]
+        for spec in program.graph_signature.input_specs
+        if spec.target in parameters and id(by_name[spec.arg.name]) in interpreter.read | returned
+    }
     unused = tuple(name for name in parameters if identities[name] not in used and tensors[name].ndim)
     for name in unused:
         for axis in parameters[name]:
-            for cell in axis:
-                if isinstance(cell, Cell):
-                    cell.pin = "not used by the model"
-    return values, parameters, unused
+            interpreter.context.pin(axis, "not used by the model")
+    return unused
+
+
+def _pin_overlapping(
+    interpreter: Interpreter,
+    program: ExportedProgram,
+    tensors: Mapping[str, torch.Tensor],
+    parameters: dict[str, tuple[Axis, ...]],
+) -> tuple[str, ...]:
+    """Hold still tensors that share memory without being the same tensor: moving one would move the other."""
+    held: dict[str, None] = {}
+    constants = {n: t for n, t in program.constants.items() if isinstance(t, torch.Tensor) and has_entries(t)}
+    everything = {**constants, **tensors}
+    places: dict[int, list[str]] = defaultdict(list)
+    for name, tensor in everything.items():
+        if tensor.layout is torch.strided and tensor.numel():
+            places[tensor.untyped_storage()._cdata].append(name)
+    identities = _identities(everything)
+    for names in places.values():
+        for first, second in combinations(names, 2):
+            if identities[first] != identities[second] and _overlap(everything[first], everything[second]):
+                held.update({name: None for name in (first, second) if name in parameters})
+    for name in held:
+        for axis in parameters[name]:
+            interpreter.context.pin(axis, "shares memory with another tensor")
+    return tuple(held)
+
+
+def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    spans = []
+    for tensor in (a, b):
+        start = int(tensor.storage_offset())
+        spans.append((start, start + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))))
+    return spans[0][0] <= spans[1][1] and spans[1][0] <= spans[0][1]
 
 
 def _constant_or_input(spec: Any, node: Node, program: ExportedProgram, tensors: Mapping[str, torch.Tensor]) -> Any:
@@ -180,7 +236,7 @@ def _constant_or_input(spec: Any, node: Node, program: ExportedProgram, tensors:
         known = tensors.get(spec.target)
     elif spec.kind is InputKind.CONSTANT_TENSOR:
         known = program.constants.get(spec.target)
-    if isinstance(known, torch.Tensor) and known.device.type != "meta":
+    if isinstance(known, torch.Tensor) and has_entries(known):
         return known.detach()
     why = "an input of the model" if spec.kind is InputKind.USER_INPUT else "a constant of the model"
     return Value(tuple((Cell(n, why),) if n > 1 else () for n in fake.shape))
@@ -195,23 +251,20 @@ def _identities(tensors: Mapping[str, torch.Tensor]) -> dict[str, Identity]:
     return identities
 
 
-def _user_outputs(program: ExportedProgram, result: Any) -> list[Any]:
+def _mutated(program: ExportedProgram, inputs: dict[Node, Any]) -> list[Any]:
+    """Buffers that the forward pass writes (what it writes is among the outputs)."""
     specs = program.graph_signature.output_specs
-    return [v for spec, v in zip(specs, result, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
-
-
-def _mutated(program: ExportedProgram, result: Any, inputs: dict[Node, Any]) -> list[Any]:
-    """New contents of buffers that the forward pass writes, and the buffers themselves."""
-    specs = program.graph_signature.output_specs
-    changed = {s.target: v for s, v in zip(specs, result, strict=True) if s.kind is OutputKind.BUFFER_MUTATION}
-    if not changed:
-        return []
+    changed = {spec.target for spec in specs if spec.kind is OutputKind.BUFFER_MUTATION}
     nodes = {n.name: n for n in inputs}
-    own = [inputs[nodes[s.arg.name]] for s in program.graph_signature.input_specs if s.target in changed]
-    return [*changed.values(), *own]
+    return [inputs[nodes[s.arg.name]] for s in program.graph_signature.input_specs if s.target in changed]
 
 
-def _structure(interpreter: Interpreter, parameters: dict[str, tuple[Axis, ...]], unused: tuple[str, ...]) -> Structure:
+def _structure(
+    interpreter: Interpreter,
+    parameters: dict[str, tuple[Axis, ...]],
+    unused: tuple[str, ...],
+    overlapping: tuple[str, ...],
+) -> Structure:
     unifier = interpreter.context.unifier
     out = express(unifier, parameters)
     always = find_nesting(unifier, interpreter.context.occurrences.values())
@@ -228,7 +281,10 @@ def _structure(interpreter: Interpreter, parameters: dict[str, tuple[Axis, ...]]
         indices=indices,
         opaque=_opaque(interpreter, parameters),
         unused=unused,
-        notes=tuple(dict.fromkeys(unifier.conflicts)),
+        notes=(
+            *dict.fromkeys(unifier.conflicts),
+            *(f"{name} shares memory with another tensor and is held still" for name in overlapping),
+        ),
     )
 
 
@@ -237,7 +293,7 @@ def _within(out: Expressions, always: Mapping[Cell, frozenset[Cell]]) -> dict[st
     within: dict[str, set[str]] = {}
     for name, atom in out.atoms.items():
         outer = always.get(atom, frozenset()) if atom.pin is None else frozenset()
-        within[name] = {out.names[a] for a in outer if a in out.names and a.size > 1}
+        within[name] = {out.names[a] for a in outer if a in out.names and a.size > 1 and not a.loose}
     return within
 
 

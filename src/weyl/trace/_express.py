@@ -73,8 +73,8 @@ def _axis(unifier: Unifier, out: Expressions, axis: cells.Axis) -> Axis:
         return Fixed(1)
     done: list[Axis] = []
     for place, factor in enumerate(factors):
-        if not isinstance(factor, Cell):
-            raise AssertionError("a parameter cannot be uniform")
+        if not isinstance(factor, Cell):  # only of size 0: a parameter is uniform along nothing else
+            return Fixed(0)
         if factor.parts is None:
             done.append(Units(out.name(factor), factor.size))
             continue

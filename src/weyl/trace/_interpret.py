@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,10 +12,10 @@ from torch.fx import Graph, GraphModule, Node
 
 from weyl.errors import CaptureError
 from weyl.trace._capture import is_mutation
-from weyl.trace._cells import Axis, Cell
+from weyl.trace._cells import Axis
 from weyl.trace._context import Call, Context, Result
-from weyl.trace._values import RuleError, Value, constant_axes
-from weyl.trace.rules import IGNORED, LABEL_AWARE, RULES
+from weyl.trace._values import RuleError, Value, constant_axes, has_entries
+from weyl.trace.rules import DISTINCT_KEEPING, DISTINCT_MAKING, IGNORED, INDEX_ARGUMENT, RULES
 
 __all__ = ["Interpreter", "Unknown"]
 
@@ -46,10 +46,11 @@ class Unknown:
 
 @dataclass
 class Interpreter:
-    """Interprets graphs; ``unknown`` lists what was not understood."""
+    """Interprets graphs; ``unknown`` lists what was not understood, ``read`` the values that an operator read."""
 
     context: Context = field(default_factory=Context)
     unknown: list[Unknown] = field(default_factory=list)
+    read: set[int] = field(default_factory=set)
 
     def run(self, graph: Graph, owner: GraphModule, inputs: dict[Node, Any], depth: int = 0) -> Any:
         """Interpret a graph; returns what its output node returns, tensors replaced by values.
@@ -77,7 +78,7 @@ class Interpreter:
             source: Any = args[0]
             return source[args[1]]
         if isinstance(node.target, torch._ops.HigherOrderOperator):
-            return self._higher_order(node, args, depth)
+            return self._higher_order(node, args, kwargs, depth)
         if not isinstance(node.target, torch._ops.OpOverload):
             if any(isinstance(v, (Value, torch.Tensor)) for v in _leaves((args, kwargs))):
                 return self._opaque(node, args, kwargs, "not an operator")
@@ -125,22 +126,37 @@ class Interpreter:
     def _apply(self, node: Node, name: str, args: Any, kwargs: Any, depth: int) -> Any:
         target = node.target
         assert isinstance(target, torch._ops.OpOverload)
+        args, kwargs = _lift((args, kwargs))
+        self.read.update(id(leaf) for leaf in _leaves((args, kwargs)) if isinstance(leaf, Value))
         if torch.Tag.nondeterministic_seeded in target.tags and not _harmless(name, args, kwargs, target):
             return self._opaque(node, args, kwargs, "random")
         base = name.removesuffix("_") if is_mutation(node) else name
-        args, kwargs = _lift((args, kwargs))
-        if base not in LABEL_AWARE:
-            self._pin_labels((args, kwargs))
         rule = RULES.get(f"{base}.{target._overloadname}") or RULES.get(base)
         if rule is None or target.namespace != "aten":
+            self._pin_labels((args, kwargs))
             return self._decompose(node, args, kwargs, depth)
         call = Call(base, target._overloadname, _bind(target, args, kwargs), _shapes(node))
+        if base not in ("cat", "concat") and any(0 in v.shape for v in call.values()):
+            return self._opaque(node, args, kwargs, "an empty tensor")
         try:
             result = rule(self.context, call)
             _check(result, call.shapes)
-        except RuleError as error:
+        except (RuleError, ValueError) as error:
+            self._pin_labels((args, kwargs))
             return self._opaque(node, args, kwargs, str(error))
-        return result
+        self._settle_labels(call, result)
+        return _mark_distinct(call, result)
+
+    def _settle_labels(self, call: Call, result: Result) -> None:
+        """Pin what labels point into unless they were used as an index or are labels still."""
+        results = [v for v in (result if isinstance(result, list) else [result]) if v is not None]
+        for name, argument in call.arguments.items():
+            if INDEX_ARGUMENT.get(call.name) == name:
+                continue
+            for value in _leaves(argument):
+                labels = value.labels if isinstance(value, Value) else None
+                if labels is not None and (not results or any(r.labels is not labels for r in results)):
+                    self._pin_labels(value)
 
     def _pin_labels(self, tree: Any) -> None:
         for leaf in _leaves(tree):
@@ -155,12 +171,16 @@ class Interpreter:
         tensors = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, (Value, torch.Tensor))]
         places = [n for n in graph.graph.nodes if n.op == "placeholder"]
         known = len(self.unknown)
-        result = self.run(graph.graph, graph, dict(zip(places, tensors, strict=True)), depth + 1)
+        try:
+            result = self.run(graph.graph, graph, dict(zip(places, tensors, strict=True)), depth + 1)
+        except RuleError:
+            del self.unknown[known:]
+            return self._opaque(node, args, kwargs, "no rule")
         for unknown in self.unknown[known:]:
             unknown.op, unknown.module = str(node.target), _module_path(node)
         return result
 
-    def _higher_order(self, node: Node, args: Any, depth: int) -> Any:
+    def _higher_order(self, node: Node, args: Any, kwargs: Any, depth: int) -> Any:
         """Open regions that only switch gradients or autocasting; everything else is opaque."""
         name = str(node.target)
         graphs = [a for a in args if isinstance(a, GraphModule)]
@@ -169,20 +189,29 @@ class Interpreter:
             operands = args[args.index(body) + 1 :]
             places = [n for n in body.graph.nodes if n.op == "placeholder"]
             return self.run(body.graph, body, dict(zip(places, operands, strict=True)), depth)
-        return self._opaque(node, args, {}, "control flow")
+        return self._opaque(node, args, kwargs, "control flow")
 
     def _opaque(self, node: Node, args: Any, kwargs: Any, reason: str) -> Any:
         """Pin all that an operator touches, and remember it."""
         name = str(node.target)
         pin = f"{name} is not understood ({len(self.unknown)})"
         self.unknown.append(Unknown(name, _module_path(node), reason, pin))
+        self.read.update(id(leaf) for leaf in _leaves((args, kwargs)) if isinstance(leaf, Value))
         for leaf in _leaves((args, kwargs)):
             if isinstance(leaf, Value):
                 for axis in (*leaf.axes, *((leaf.labels,) if leaf.labels is not None else ())):
                     self.context.pin(axis, pin)
-        results = [self.context.value([self.context.fixed(n, pin) for n in shape]) for shape in _shapes(node)]
-        many = isinstance(node.meta.get("val"), (list, tuple))
-        return results if many else (results[0] if results else None)
+        if "val" not in node.meta:
+            raise RuleError(f"nothing is known of the result of {name}")
+        value = node.meta["val"]
+        many = isinstance(value, (list, tuple))
+        results = [
+            self.context.value([self.context.fixed(n, pin) for n in _shape(node, item)])
+            if isinstance(item, torch.Tensor)
+            else item
+            for item in (value if many else [value])
+        ]
+        return results if many else results[0]
 
 
 def _alive(graph: Graph) -> set[Node]:
@@ -209,8 +238,8 @@ def _attribute(owner: GraphModule, path: str) -> Any:
     found: Any = owner
     for part in path.split("."):
         found = getattr(found, part)
-    if isinstance(found, torch.Tensor) and found.device.type == "meta":
-        return Value(tuple((Cell(n, CONSTANT),) if n > 1 else () for n in found.shape))
+    if isinstance(found, torch.Tensor) and not has_entries(found):
+        return Value(constant_axes(found, CONSTANT))
     return found.detach() if isinstance(found, torch.Tensor) else found
 
 
@@ -251,19 +280,36 @@ def _bind(target: torch._ops.OpOverload, args: Any, kwargs: Any) -> dict[str, An
 
 def _shapes(node: Node) -> list[tuple[int, ...]]:
     """Shapes of the tensors that a node returns."""
-    value = node.meta.get("val")
+    if "val" not in node.meta:
+        raise RuleError(f"nothing is known of the result of {node.target}")
+    value = node.meta["val"]
     values = value if isinstance(value, (list, tuple)) else [value]
-    shapes = []
-    for item in values:
-        if not isinstance(item, torch.Tensor):
-            continue
-        if not all(isinstance(n, int) for n in item.shape):
-            raise CaptureError(
-                f"{node.target} returns a shape that depends on data ({tuple(item.shape)}): "
-                "replace boolean indexing by torch.where, or pass a part of the model without it"
-            )
-        shapes.append(tuple(item.shape))
-    return shapes
+    return [_shape(node, item) for item in values if isinstance(item, torch.Tensor)]
+
+
+def _shape(node: Node, tensor: torch.Tensor) -> tuple[int, ...]:
+    if not all(isinstance(n, int) for n in tensor.shape):
+        raise CaptureError(
+            f"{node.target} returns a shape that depends on data ({tuple(tensor.shape)}): "
+            "replace boolean indexing by torch.where, or pass a part of the model without it"
+        )
+    return tuple(tensor.shape)
+
+
+def _mark_distinct(call: Call, result: Result) -> Result:
+    """Say of every result whether entries can be equal only for special weights."""
+    known = [v for v in call.values() if v.constant is None]
+    if call.name in DISTINCT_MAKING:
+        distinct = True
+    elif call.name in DISTINCT_KEEPING:
+        distinct = any(v.distinct for v in known)
+    elif call.name in ("cat", "stack"):
+        distinct = all(v.distinct for v in call.values())
+    else:
+        distinct = False
+    if isinstance(result, Value):
+        return replace(result, distinct=distinct and result.labels is None)
+    return [v and replace(v, distinct=distinct and v.labels is None) for v in result or []]
 
 
 def _numel(shape: tuple[int, ...]) -> int:
@@ -324,11 +370,11 @@ def _decomposition(node: Node) -> GraphModule | None:
         return function(*torch.fx.map_arg(node.args, fill), **torch.fx.map_arg(node.kwargs, fill))
 
     try:
-        graph: GraphModule = make_fx(call)(*fakes)
+        graph: GraphModule = make_fx(torch.func.functionalize(call))(*fakes)
     except Exception:  # a decomposition that fails here leaves the operator opaque
         return None
-    same = [n for n in graph.graph.nodes if n.op == "call_function" and n.target is target]
-    return None if same else graph
+    unfit = [n for n in graph.graph.nodes if n.op == "call_function" and (n.target is target or is_mutation(n))]
+    return None if unfit else graph
 
 
 def hold(context: Context, tree: Any, reason: str) -> None:

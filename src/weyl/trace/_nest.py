@@ -20,6 +20,8 @@ __all__ = ["Occurrence", "components", "find_nesting", "settle", "specialise"]
 
 MAX_TERMS = 4096
 
+Relation = dict[Cell, frozenset[Cell]]
+
 
 @dataclass(frozen=True)
 class Occurrence:
@@ -33,7 +35,9 @@ def settle(unifier: Unifier, occurrences: Iterable[Occurrence], parameters: Iter
     """Give up every restriction that some tensor contradicts, until none is left to give up.
 
     A cell restricted to the parts of a sum may keep its freedom only if the sum occurs, once and whole,
-    in every tensor in which the cell occurs, and, in parameters, in a place that an axis expression can name.
+    in every tensor in which the cell occurs, and, in parameters, in a place that an axis expression can name. One that
+    is still restricted to the parts of two sums keeps the first: in two orders the two cuts give different cells
+    for the same units.
     """
     tensors = list(occurrences)
     weights = list(parameters)
@@ -46,6 +50,17 @@ def settle(unifier: Unifier, occurrences: Iterable[Occurrence], parameters: Iter
             changed |= _settle_tensor(unifier, list(tensor.axes), named=False)
         for axes in weights:
             changed |= _settle_tensor(unifier, list(axes), named=True)
+        changed = changed or any(_settle_twice_cut(unifier, tensor) for tensor in tensors)
+
+
+def _settle_twice_cut(unifier: Unifier, tensor: Occurrence) -> bool:
+    for axis in tensor.axes:
+        for cell, _ in _cells_of(flatten(axis)):
+            totals = list(dict.fromkeys(find(key[0]) for key in cell.table))
+            if len(totals) > 1:
+                unifier.release(cell, totals[1])
+                return True
+    return False
 
 
 def _settle_tensor(unifier: Unifier, axes: list[Axis], named: bool, inside: bool = False) -> bool:
@@ -166,7 +181,8 @@ def _terms(unifier: Unifier, axis: Axis) -> list[Counter[Cell]]:
         inner = [t for part in factor.parts for (cut,) in components(unifier, [part]) for t in _terms(unifier, cut)]
         terms = _unique(left + right for left in terms for right in inner)
         if len(terms) > MAX_TERMS:
-            return [Counter()]
+            # too many to tell apart: as if every atom stood twice in every block, so that none may nest
+            return [Counter(dict.fromkeys((a for term in terms for a in term), 2))]
     return terms
 
 
@@ -175,13 +191,15 @@ def _unique(terms: Iterable[Counter[Cell]]) -> list[Counter[Cell]]:
     return list(seen.values())
 
 
-def find_nesting(unifier: Unifier, occurrences: Iterable[Occurrence]) -> dict[Cell, frozenset[Cell]]:
-    """For every atom, the atoms that occur in every tensor in which it occurs.
+def find_nesting(unifier: Unifier, occurrences: Iterable[Occurrence]) -> Relation:
+    """For every atom, the atoms within which it may live.
 
-    Where an atom occurs twice in a tensor it is unclear which of the two indices is meant; then only one
-    in the same product as the inner atom counts.
+    Where an atom occurs twice in a tensor it must be clear which index is meant. So an outer atom counts if in
+    every tensor it stands in the same product as the inner one (each once in it), or if in every tensor both occur
+    exactly once.
     """
-    always: dict[Cell, frozenset[Cell]] = {}
+    paired: Relation = {}
+    single: Relation = {}
     seen: set[tuple[tuple[int, ...], ...]] = set()
     for tensor in occurrences:
         signature = tuple(tuple(map(id, flatten(axis))) for axis in (*tensor.axes, *tensor.hidden))
@@ -189,24 +207,60 @@ def find_nesting(unifier: Unifier, occurrences: Iterable[Occurrence]) -> dict[Ce
             continue
         seen.add(signature)
         for axes in components(unifier, list(tensor.axes)):
-            tables = [_terms(unifier, axis) for axis in (*axes, *tensor.hidden)]
-            _intersect(always, tables)
-    return always
+            _intersect(paired, single, [_terms(unifier, axis) for axis in (*axes, *tensor.hidden)])
+    _close(paired, single)
+    return {atom: outer | single[atom] for atom, outer in paired.items()}
 
 
-def _intersect(always: dict[Cell, frozenset[Cell]], tables: list[list[Counter[Cell]]]) -> None:
+def _close(paired: Relation, single: Relation) -> None:
+    """Drop outer atoms that depend on an index which the inner atom does not see, or sees another copy of."""
+
+    def same(inner: Cell, outer: Cell, beside: bool) -> bool:
+        """Whether every index of ``outer`` is one of ``inner``: of its own product, or the only one there is."""
+        return outer.pin is not None or all(
+            (beside and a in paired[outer] and a in paired[inner]) or (a in single[outer] and a in single[inner])
+            for a in (paired[outer] | single[outer]) - {inner}
+        )
+
+    changed = True
+    while changed:
+        changed = False
+        for atom in paired:
+            near = frozenset(b for b in paired[atom] if same(atom, b, beside=True))
+            far = frozenset(b for b in single[atom] if same(atom, b, beside=False))
+            changed |= near != paired[atom] or far != single[atom]
+            paired[atom], single[atom] = near, far
+
+
+def _intersect(paired: Relation, single: Relation, tables: list[list[Counter[Cell]]]) -> None:
+    """Narrow both relations by one tensor, given as the alternatives of each of its axes."""
     counts: dict[Cell, list[set[int]]] = {}
     for axis, terms in enumerate(tables):
         for atom in {a for term in terms for a in term}:
             counts.setdefault(atom, [{0} for _ in tables])[axis] = {term[atom] for term in terms}
     for axis, terms in enumerate(tables):
+        outside = {a for a, c in counts.items() if any(n != {0} for d, n in enumerate(c) if d != axis)}
         elsewhere = {
-            atom
-            for atom, per_axis in counts.items()
-            if sorted(tuple(c) for d, c in enumerate(per_axis) if d != axis and c != {0}) == [(1,)]
+            a for a in outside if sorted(tuple(n) for d, n in enumerate(counts[a]) if d != axis and n != {0}) == [(1,)]
         }
         for term in terms:
-            own = {atom for atom, count in term.items() if count == 1}
+            own = frozenset(atom for atom, count in term.items() if count == 1)
+            once = (own - outside) | (elsewhere - term.keys())
             for atom in term:
-                here = frozenset((own | (elsewhere - term.keys())) - {atom})
-                always[atom] = always[atom] & here if atom in always else here
+                beside = _partners(atom, own, outside, tables, axis) if atom in own else frozenset()
+                paired[atom] = paired[atom] & beside if atom in paired else beside
+                alone = frozenset(once - {atom}) if atom in own and atom not in outside else frozenset()
+                single[atom] = single[atom] & alone if atom in single else alone
+
+
+def _partners(
+    atom: Cell, own: frozenset[Cell], outside: set[Cell], tables: list[list[Counter[Cell]]], axis: int
+) -> frozenset[Cell]:
+    """Atoms in the same product as ``atom``, and as often as it, once each, in every other axis.
+
+    Only then does a view, which may cut the tensor anywhere, keep every pair together or show that it does not.
+    """
+    if atom not in outside:
+        return own - outside - {atom}
+    others = [term for d, terms in enumerate(tables) if d != axis for term in terms]
+    return frozenset(b for b in own - {atom} if all(term[b] == term[atom] <= 1 for term in others))

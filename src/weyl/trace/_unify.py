@@ -32,24 +32,29 @@ class Unifier:
         self.conflicts: list[str] = []
 
     # ------------------------------------------------------------------ pinning
-    def pin(self, axis: Axis, reason: str) -> None:
-        """Hold every unit of an axis still, in whatever tensor it occurs."""
+    def pin(self, axis: Axis, reason: str, loose: bool = False) -> None:
+        """Hold every unit of an axis still, in whatever tensor it occurs.
+
+        A *loose* axis is one whose positions were taken for two different things; besides being held still, it is
+        never used to tell copies of a space apart.
+        """
         stack = [factor for factor in axis if isinstance(factor, Cell)]
         while stack:
             cell = find(stack.pop())
-            if cell.pin is not None:
+            if cell.pin is not None and (cell.loose or not loose):
                 continue
-            cell.pin = reason
+            cell.pin = cell.pin or reason
+            cell.loose = cell.loose or loose
             for inner in ([cell.product] if cell.product is not None else []) + (cell.parts or []):
                 stack.extend(f for f in inner if isinstance(f, Cell))
             stack.extend(cell.table.values())
 
     def conflict(self, a: Axis, b: Axis, why: str) -> Axis:
-        """Pin two axes that cannot be reconciled."""
+        """Pin two axes that cannot be reconciled; the result is neither."""
         self.conflicts.append(why)
-        self.pin(a, why)
-        self.pin(b, why)
-        return b if has_uniform(a) else a
+        self.pin(a, why, loose=True)
+        self.pin(b, why, loose=True)
+        return (Cell(size_of(a), why),)
 
     # ------------------------------------------------------------------ joining
     def join(self, a: Axis, b: Axis) -> Axis:
@@ -100,11 +105,11 @@ class Unifier:
     def _union(self, root: Cell, other: Cell) -> Cell:
         """Merge two cells of the same shape (both atoms, or sums whose parts were joined)."""
         other.parent = root
-        if other.pin is not None or root.pin is not None:
-            reason = root.pin or other.pin or ""
-            root.pin, cells = None, (root,)
-            self.pin(cells, reason)
-            self.pin(tuple(other.table.values()), reason)
+        reason = root.pin or other.pin
+        if reason is not None:
+            loose = root.loose or other.loose
+            root.pin = None
+            self.pin((root, *other.table.values()), reason, loose)
         for key, restricted in list(other.table.items()):
             self._enter(root, key, restricted)
         for dependent in other.dependents:
@@ -158,7 +163,7 @@ class Unifier:
         reason, atom.pin = atom.pin, None
         atom.set_parts(parts)
         if reason is not None:
-            self.pin((atom,), reason)
+            self.pin((atom,), reason, atom.loose)
         for key, restricted in table.items():
             mirrored = Cell.sum([self.restrict(part, (key,)) for part in parts])
             self._enter(atom, key, mirrored)
@@ -212,6 +217,7 @@ class Unifier:
         if factor.parts is not None:
             return self._split_sum(factor, first, second)
         outer, inner = Cell(first, factor.pin), Cell(second, factor.pin)
+        outer.loose = inner.loose = factor.loose
         factor.product = (outer, inner)
         for key, restricted in list(factor.table.items()):
             halves = Cell(first), Cell(second)
@@ -247,7 +253,7 @@ class Unifier:
         self.bind_family(inner, outer, columns)
         if cell.pin is not None:
             reason, cell.pin = cell.pin, None
-            self.pin((cell,), reason)
+            self.pin((cell,), reason, cell.loose)
         for key, restricted in list(cell.table.items()):
             self.join((restricted,), self.restrict((outer, inner), (key,)))
         return (outer,), (inner,)
@@ -297,7 +303,11 @@ class Unifier:
         if lead.parts is None:
             bounds = sorted({0, start, stop, lead.size})
             self._set_parts(lead, [(Cell(b - a),) for a, b in pairwise(bounds)])
-        self._cut_leftovers(lead, start, stop)
+        if _is_sum(lead):
+            self._cut_leftovers(lead, start, stop)
+        if not _is_sum(lead):
+            # cutting it made it equal to something that is cut otherwise: look again
+            return self.carve(axis, start * row, stop * row)
         pieces: list[Piece] = []
         begin = 0
         for identity, part in list(zip(lead.ids, _parts(lead), strict=True)):
@@ -483,13 +493,15 @@ def _sizes(axis: Axis) -> str:
 
 
 def _group_rows(parts: list[Axis], row: int) -> list[list[Axis]] | None:
-    """Group parts into runs whose sizes are multiples of a row, or None if they straddle rows."""
+    """Group parts so that each group is one part of whole rows, or several that make one row; None if they straddle."""
     groups: list[list[Axis]] = []
     current: list[Axis] = []
     size = 0
     for part in parts:
         current.append(part)
         size += size_of(part)
+        if size > row and len(current) > 1:
+            return None
         if size % row == 0:
             groups.append(current)
             current, size = [], 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from weyl.trace._cells import Axis, Cell, Uniform, flatten, size_of
 
-__all__ = ["Hidden", "RuleError", "Value", "constant_axes"]
+__all__ = ["Hidden", "RuleError", "Value", "constant_axes", "has_entries"]
 
 
 class RuleError(Exception):
@@ -42,7 +43,12 @@ class Value:
     labels : Axis, optional
         The entries are positions along this axis (the indices of a ``topk``), so they move with its units.
     token : int
-        Identifies the labels across views.
+        Identifies the labels across views that keep the order of the entries.
+    tied : bool
+        The labels come from values that may be equal (after a ReLU, a comparison): which of equal ones is found
+        first depends on their order, so using the labels pins the axis.
+    distinct : bool
+        No two entries are equal for weights and inputs in general position.
     hidden : tuple of Hidden
         Indices carried without an axis.
     """
@@ -51,6 +57,8 @@ class Value:
     constant: torch.Tensor | None = None
     labels: Axis | None = None
     token: int = 0
+    tied: bool = False
+    distinct: bool = False
     hidden: tuple[Hidden, ...] = field(default=())
 
     @property
@@ -69,8 +77,15 @@ class Value:
         return tuple(h for h in self.hidden if not any(f in gone for axis in h.carriers for f in flatten(axis)))
 
 
+def has_entries(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has numbers that can be looked at (not on the meta device, not fake)."""
+    return tensor.device.type != "meta" and not isinstance(tensor, FakeTensor)
+
+
 def constant_axes(tensor: torch.Tensor, reason: str) -> tuple[Axis, ...]:
     """Axes of a tensor of known entries: uniform where it is constant along the axis, else pinned."""
+    if not has_entries(tensor):
+        return tuple((Cell(size, reason),) if size > 1 else () for size in tensor.shape)
     axes: list[Axis] = []
     for dim, size in enumerate(tensor.shape):
         if size == 1:

@@ -6,8 +6,9 @@ table is decomposed, and what cannot be decomposed is opaque.
 
 from weyl.trace._context import Rule
 from weyl.trace.rules import _contraction, _index, _norm, _pointwise, _recurrent, _reduce, _shape, _spatial
+from weyl.trace.rules._index import INDEX_ARGUMENT
 
-__all__ = ["IGNORED", "LABEL_AWARE", "RULES"]
+__all__ = ["DISTINCT_KEEPING", "DISTINCT_MAKING", "IGNORED", "INDEX_ARGUMENT", "RULES"]
 
 RULES: dict[str, Rule] = {
     **_pointwise.RULES,
@@ -20,26 +21,18 @@ RULES: dict[str, Rule] = {
     **_recurrent.RULES,
 }
 
-# Operators that carry index labels along, or use them; every other pins what its labelled arguments point into.
-LABEL_AWARE = (
-    frozenset(_pointwise.LABEL_KEEPING)
-    | frozenset(_index.RULES)
-    | (
-        frozenset(_shape.RULES)
-        - {
-            "cat",
-            "concat",
-            "concatenate",
-            "stack",
-            "pad",
-            "constant_pad_nd",
-            "slice_scatter",
-            "select_scatter",
-            "tril",
-            "triu",
-        }
-    )
+# Operators whose results have no equal entries if their arguments have none (analytic functions, copies).
+DISTINCT_KEEPING = frozenset(
+    [
+        *_pointwise.ANALYTIC,
+        *_pointwise.COPIES,
+        *_shape.VIEWS,
+        *_norm.RULES,
+        *_reduce.SOFTMAX,
+        *["sum", "mean", "embedding", "index"],
+    ]
 )
+DISTINCT_MAKING = frozenset(_contraction.RULES) | {n for n in _spatial.RULES if "conv" in n}
 
 # Checks that return nothing.
 IGNORED = frozenset(

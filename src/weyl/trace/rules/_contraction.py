@@ -52,8 +52,8 @@ def reduce_product(context: Context, call: Call) -> Result:
 
 def outer(context: Context, call: Call) -> Result:
     """Outer product of two vectors, added to a matrix for ``addr``."""
-    vectors = [v for v in call.values() if v.ndim == 1]
-    result = context.contract([(vectors[0], "M"), (vectors[1], "N")], "MN")
+    *_, first, second = call.values()
+    result = context.contract([(first, "M"), (second, "N")], "MN")
     return context.pointwise([call["self"], result]) if call.name == "addr" else result
 
 
@@ -97,9 +97,9 @@ def attention(context: Context, call: Call) -> Result:
     if isinstance(mask, Value):
         scores = context.pointwise([scores, mask])
     if call.get("is_causal", False):
-        for axis in scores.axes[-2:]:
-            context.pin(axis, "position in a causal mask")
-    weights = context.value(scores.axes, scores.hidden)
+        places = [context.pin(axis, "position in a causal mask") for axis in scores.axes[-2:]]
+        scores = context.value([*scores.axes[:-2], *places], scores.hidden)
+    weights = scores
     context.touch(*scores.axes[:-1], hidden=scores.survivors((scores.axes[-1],)))
     result = product(context, weights, value)
     return [result, *[None] * (len(call.shapes) - 1)] if len(call.shapes) > 1 else result
@@ -115,10 +115,7 @@ def _repeat_heads(context: Context, value: Value, query: Value) -> Value:
 def distances(context: Context, call: Call) -> Result:
     """Pairwise distances of the rows of two matrices: a symmetric function of the shared last axis."""
     a, b = call["x1"], call["x2"]
-    return context.contract(
-        [(a, "abcdefg"[: a.ndim - 2] + "MK"), (b, "abcdefg"[: b.ndim - 2] + "NK")],
-        "abcdefg"[: a.ndim - 2] + "MN",
-    )
+    return product(context, a, context.view(b, [*b.axes[:-2], b.axes[-1], b.axes[-2]], ordered=False))
 
 
 def similarity(context: Context, call: Call) -> Result:

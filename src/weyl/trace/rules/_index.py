@@ -10,14 +10,14 @@ from weyl.trace._cells import Axis, size_of
 from weyl.trace._context import Call, Context, Result, Rule, merge_hidden
 from weyl.trace._values import Hidden, RuleError, Value
 
-__all__ = ["RULES"]
+__all__ = ["INDEX_ARGUMENT", "RULES"]
 
 WHY = "looked up by position"
 
 
 def look_up(context: Context, axis: Axis, index: Value) -> tuple[Hidden, ...]:
     """Say that ``index`` points into ``axis``; returns the index that results carry without an axis."""
-    if index.labels is None or size_of(index.labels) != size_of(axis):
+    if index.labels is None or index.tied or size_of(index.labels) != size_of(axis):
         context.pin(axis, WHY)
         if index.labels is not None:
             context.pin(index.labels, WHY)
@@ -30,6 +30,9 @@ def embedding(context: Context, call: Call) -> Result:
     """Rows of a table: the table's first axis is looked up, the second stays."""
     weight, index = call["weight"], call["indices"]
     hidden = look_up(context, weight.axes[0], index)
+    context.touch(*index.axes, *weight.axes)
+    if not hidden:
+        context.touch(weight.axes[1])
     return context.value([*index.axes, weight.axes[1]], (*merge_hidden([index]), *hidden))
 
 
@@ -50,6 +53,9 @@ def index(context: Context, call: Call) -> Result:
     together = dims == list(range(dims[0], dims[0] + len(dims)))
     place = dims[0] if together else 0
     axes = [*rest[:place], *found, *rest[place:]]
+    context.touch(*axes, *(value.axes[d] for d in dims))
+    if any(v.labels is None or v.tied for v in tensors):
+        context.touch(*rest)
     return context.value(axes, (*value.survivors(tuple(value.axes[d] for d in dims)), *hidden))
 
 
@@ -59,6 +65,9 @@ def index_select(context: Context, call: Call) -> Result:
     dim = call["dim"] % max(value.ndim, 1)
     hidden = look_up(context, value.axes[dim], call["index"])
     axes = [*value.axes[:dim], *call["index"].axes, *value.axes[dim + 1 :]]
+    context.touch(*axes, value.axes[dim])
+    if not hidden:
+        context.touch(*value.axes[:dim], *value.axes[dim + 1 :])
     return context.value(axes, (*value.survivors((value.axes[dim],)), *hidden))
 
 
@@ -68,6 +77,8 @@ def gather(context: Context, call: Call) -> Result:
     dim = call["dim"] % max(value.ndim, 1)
     axes = _align(context, value, where, dim)
     look_up(context, value.axes[dim], where)
+    context.touch(*axes, value.axes[dim])
+    context.touch(*(axis for d, axis in enumerate(axes) if d != dim))
     return context.value(axes)
 
 
@@ -75,23 +86,49 @@ def scatter(context: Context, call: Call) -> Result:
     """A copy with entries written at given positions of one dimension."""
     value, where = call["self"], call["index"]
     dim = call["dim"] % max(value.ndim, 1)
-    look_up(context, value.axes[dim], where)
-    aligned = _align(context, value, where, dim)
+    index = _align(context, value, where, dim)
     source = call.get("src")
     if isinstance(source, Value):
-        if source.shape != where.shape:
-            for axis in (*source.axes, *where.axes):
-                context.pin(axis, WHY)
-        else:
-            for a, b in zip(source.axes, aligned, strict=True):
-                context.join(a, b)
-    axes = [
-        axis if d == dim or size_of(axis) != size_of(a) else context.join(axis, a)
-        for d, (axis, a) in enumerate(zip(value.axes, aligned, strict=True))
-    ]
-    # written at fixed other indices: nothing may depend on positions that were scattered to
-    context.touch(*(axis for d, axis in enumerate(axes) if d != dim))
+        index = _join_source(context, source, index)
+        if call.name == "scatter":
+            # of entries written to one position the last one stays
+            index[dim] = context.pin(index[dim], WHY)
+    known = bool(look_up(context, value.axes[dim], where))
+    axes = [context.join(a, b) if size_of(a) == size_of(b) else a for a, b in zip(value.axes, index, strict=True)]
+    assert where.labels is not None or not known
+    axes[dim] = (
+        context.join(value.axes[dim], where.labels)
+        if known and where.labels
+        else context.fixed(size_of(value.axes[dim]), WHY)
+    )
+    rest = [axis for d, axis in enumerate(axes) if d != dim]
+    context.touch(*rest)
+    context.touch(*rest, index[dim], axes[dim])
     return context.value(axes)
+
+
+def _join_source(context: Context, source: Value, index: list[Axis]) -> list[Axis]:
+    """Axes of what is written, equal to those of the index (both pinned where the index is shorter)."""
+    return [
+        context.join(a, b) if size_of(a) == size_of(b) else (context.pin(a, WHY), context.pin(b, WHY))[1]
+        for a, b in zip(source.axes, index, strict=True)
+    ]
+
+
+def index_write(context: Context, call: Call) -> Result:
+    """``index_add``, ``index_copy``, ``index_fill``: whole slices written at positions of one dimension."""
+    value: Value = call["self"]
+    dim = call["dim"] % max(value.ndim, 1)
+    source = call.get("source")
+    tensors = [value, source] if isinstance(source, Value) and source.ndim == value.ndim else [value]
+    for tensor in tensors:
+        context.pin(tensor.axes[dim], WHY)
+    context.pin(call["index"].axes[0] if call["index"].ndim else (), WHY)
+    rest = [[axis for d, axis in enumerate(t.axes) if d != dim] for t in tensors]
+    joined = list(context.broadcast([Value(tuple(axes)) for axes in rest]))
+    context.touch(*joined)
+    joined.insert(dim, context.fixed(call.shape[dim], WHY))
+    return context.value(joined)
 
 
 def _align(context: Context, value: Value, where: Value, dim: int) -> list[Axis]:
@@ -104,8 +141,7 @@ def _align(context: Context, value: Value, where: Value, dim: int) -> list[Axis]
             axes.append(context.join(own, axis))
         else:
             context.pin(axis, WHY)
-            context.pin(own, WHY)
-            axes.append(own)
+            axes.append(context.pin(own, WHY))
     return axes
 
 
@@ -113,7 +149,7 @@ def one_hot(context: Context, call: Call) -> Result:
     """A new last axis that is 1 at the index; for labels it is the axis they point into."""
     where: Value = call["self"]
     classes = call.shape[-1]
-    if where.labels is not None and size_of(where.labels) == classes:
+    if where.labels is not None and not where.tied and size_of(where.labels) == classes:
         return context.value([*where.axes, where.labels], where.hidden)
     if where.labels is not None:
         context.pin(where.labels, WHY)
@@ -126,9 +162,19 @@ RULES: dict[str, Rule] = {
     "index_select": index_select,
     "gather": gather,
     **dict.fromkeys(["scatter", "scatter_add", "scatter_reduce"], scatter),
+    **dict.fromkeys(["index_add", "index_copy", "index_fill"], index_write),
     "one_hot": one_hot,
 }
 
-LABEL_AWARE = frozenset(RULES)
-
-__all__ += ["LABEL_AWARE"]
+# The argument that is used as an index; labels in any other one are used as numbers.
+INDEX_ARGUMENT = {
+    "embedding": "indices",
+    "index": "indices",
+    "_unsafe_index": "indices",
+    "index_select": "index",
+    "gather": "index",
+    "scatter": "index",
+    "scatter_add": "index",
+    "scatter_reduce": "index",
+    "one_hot": "self",
+}

@@ -25,24 +25,27 @@ def recurrent(context: Context, call: Call) -> Result:
     per_cell = len(weights) // (call["num_layers"] * directions)
     features = value.axes[-1]
     around = [axis for d, axis in enumerate(value.axes[:-1]) if d != time]
+    for state in states:
+        around = [context.join(a, b) for a, b in zip(around, state.axes[1:-1], strict=True)]
     outputs: list[Axis] = []
     cells: list[Axis] = []
     for layer in range(call["num_layers"]):
-        context.touch(*around, features)
         found = []
         for direction in range(directions):
             number = layer * directions + direction
             own = weights[number * per_cell : (number + 1) * per_cell]
             start = [context.select(state, 0, number) for state in states]
             out, cell = _cell(context, call.name, features, own, start, call["has_biases"])
+            for weight in own:
+                context.touch(*around, *weight.axes)
             context.touch(*around, out)
             context.touch(*around, cell)
             found.append(out)
             cells.append(cell)
         outputs.extend(found)
         features = context.concatenate(found)
-    sequence = [features if d == value.ndim - 1 else axis for d, axis in enumerate(value.axes)]
-    sequence[time] = context.fixed(size_of(value.axes[time]), WHY)
+    sequence = [*around, features]
+    sequence.insert(time, context.fixed(size_of(value.axes[time]), WHY))
     last = [_stacked(context, outputs, around)]
     if call.name == "lstm":
         last.append(_stacked(context, cells, around))
@@ -93,10 +96,13 @@ def single_step(context: Context, call: Call) -> Result:
     states = call["hx"] if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
     weights = [call["w_ih"], call["w_hh"], call.get("b_ih"), call.get("b_hh")]
     own = [w for w in weights if isinstance(w, Value)]
+    around = list(context.broadcast([Value(v.axes[:-1]) for v in (value, *states)]))
+    for weight in own:
+        context.touch(*around, *weight.axes)
     out, cell = _cell(context, name, value.axes[-1], own, list(states), len(own) == 4)
-    results: list[Value | None] = [context.value([*value.axes[:-1], out])]
+    results: list[Value | None] = [context.value([*around, out])]
     if name == "lstm":
-        results.append(context.value([*value.axes[:-1], cell]))
+        results.append(context.value([*around, cell]))
     return results if name == "lstm" else results[0]
 
 

@@ -21,8 +21,7 @@ def extremum(context: Context, call: Call) -> Result:
     value: Value = call["self"]
     dim = call["dim"] % max(value.ndim, 1)
     result = context.reduce(value, [dim], bool(call.get("keepdim", False)))
-    where = context.value(result.axes, result.hidden, labels=value.axes[dim], token=context.token())
-    return [result, where]
+    return [result, context.found(result.axes, result.hidden, value, dim)]
 
 
 def arg_extremum(context: Context, call: Call) -> Result:
@@ -32,7 +31,7 @@ def arg_extremum(context: Context, call: Call) -> Result:
     if dim is None:
         raise RuleError("a position in the flattened tensor")
     result = context.reduce(value, [dim], bool(call.get("keepdim", False)))
-    return context.value(result.axes, result.hidden, labels=value.axes[dim % max(value.ndim, 1)], token=context.token())
+    return context.found(result.axes, result.hidden, value, dim % max(value.ndim, 1))
 
 
 def order(context: Context, call: Call) -> Result:
@@ -44,7 +43,9 @@ def order(context: Context, call: Call) -> Result:
     axes = list(value.axes)
     axes[dim] = context.fixed(call.shape[dim], "rank after sorting")
     hidden = value.survivors(lost)
-    where = context.value(axes, hidden, labels=value.axes[dim], token=context.token())
+    context.touch(*axes, *lost)
+    context.touch(*(axis for d, axis in enumerate(axes) if d != dim))
+    where = context.found(axes, hidden, value, dim)
     return where if call.name == "argsort" else [context.value(axes, hidden), where]
 
 
@@ -84,6 +85,10 @@ def renorm(context: Context, call: Call) -> Result:
     return context.value(value.axes, value.hidden)
 
 
+SOFTMAX = """
+softmax _softmax log_softmax _log_softmax special_softmax special_log_softmax _safe_softmax
+""".split()
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
         """
@@ -95,19 +100,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["max.default", "min.default", "median.default", "nanmedian.default"], reduce),
     **dict.fromkeys(["max.dim", "min.dim", "median.dim", "nanmedian.dim", "mode.default"], extremum),
     **dict.fromkeys(["argmax", "argmin"], arg_extremum),
-    **dict.fromkeys(["sort", "topk", "argsort", "msort"], order),
-    **dict.fromkeys(
-        """
-        softmax _softmax log_softmax _log_softmax special_softmax special_log_softmax _safe_softmax
-        """.split(),
-        soften,
-    ),
-    **dict.fromkeys(
-        """
-    cumsum cumprod cummax cummin logcumsumexp diff
-    """.split(),
-        accumulate,
-    ),
+    **dict.fromkeys(["sort", "topk", "argsort"], order),
+    **dict.fromkeys(SOFTMAX, soften),
+    **dict.fromkeys("cumsum cumprod cummax cummin logcumsumexp diff".split(), accumulate),
     "glu": glu,
     "renorm": renorm,
 }

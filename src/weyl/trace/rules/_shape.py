@@ -21,7 +21,7 @@ def permute(context: Context, call: Call) -> Result:
     """Dimensions in another order."""
     value: Value = call["self"]
     order = _order(call, value.ndim)
-    return context.view(value, [value.axes[d] for d in order])
+    return context.view(value, [value.axes[d] for d in order], ordered=order == sorted(order))
 
 
 def _order(call: Call, rank: int) -> list[int]:
@@ -66,7 +66,7 @@ def repeat(context: Context, call: Call) -> Result:
     times = [1] * (value.ndim - len(times)) + times
     axes = [(), *[()] * (len(times) - value.ndim - 1), *value.axes] if len(times) > value.ndim else list(value.axes)
     out = [(Uniform(n), *axis) if n > 1 else axis for n, axis in zip(times, axes, strict=True)]
-    return context.view(value, out)
+    return context.view(value, out, ordered=False)
 
 
 def repeat_interleave(context: Context, call: Call) -> Result:
@@ -78,12 +78,12 @@ def repeat_interleave(context: Context, call: Call) -> Result:
     axes = list(value.axes) if dim is not None else [tuple(f for a in value.axes for f in flatten(a))]
     dim = 0 if dim is None else dim % value.ndim
     axes[dim] = (*axes[dim], Uniform(times)) if times > 1 else axes[dim]
-    return context.view(value, axes)
+    return context.view(value, axes, ordered=False)
 
 
 def cat(context: Context, call: Call) -> Result:
     """Direct sum along one dimension; the others are equal."""
-    tensors = [v for v in call.values() if v.shape != (0,)]
+    tensors = [v for v in call.values() if 0 not in v.shape]
     dim = (call.get("dim") or 0) % tensors[0].ndim
     return concatenate(context, tensors, dim)
 
@@ -204,10 +204,17 @@ def reorder(context: Context, call: Call) -> Result:
     """Flip, roll, rotate: positions change places, so they cannot be permuted freely."""
     value: Value = call["self"]
     dims = call.get("dims")
-    chosen = normal_dims(dims, value.ndim) if dims is not None and dims != [] else set(range(value.ndim))
-    moved = [d for d in chosen if not all(isinstance(f, Uniform) for f in flatten(value.axes[d]))]
-    sizes = {d: call.shape[d] for d in moved}
-    return context.mix(value, moved, sizes, f"positions of a {call.name}")
+    if call.name in ("flip", "roll") and dims:
+        # along a dimension in which nothing varies nothing happens
+        chosen = {d for d in normal_dims(dims, value.ndim) if not _constant(value.axes[d])}
+    else:
+        chosen = set(range(value.ndim))
+    sizes = {d: call.shape[d] for d in chosen}
+    return context.mix(value, sorted(chosen), sizes, f"positions of a {call.name}")
+
+
+def _constant(axis: Axis) -> bool:
+    return all(isinstance(factor, Uniform) for factor in flatten(axis))
 
 
 def shuffle(context: Context, call: Call) -> Result:
@@ -234,7 +241,7 @@ def shuffle(context: Context, call: Call) -> Result:
 def diagonal(context: Context, call: Call) -> Result:
     """Entries with equal indices; both dimensions are pinned."""
     value: Value = call["self"]
-    dims = [call.get("dim1") or 0, call.get("dim2") or 1]
+    dims = [call.get("dim1", 0), call.get("dim2", 1)]
     mixed = context.mix(value, dims, why="positions of a diagonal")
     kept = [axis for d, axis in enumerate(mixed.axes) if d not in normal_dims(dims, value.ndim)]
     return context.value([*kept, context.fixed(call.shape[-1], "positions of a diagonal")])
@@ -243,9 +250,9 @@ def diagonal(context: Context, call: Call) -> Result:
 def triangle(context: Context, call: Call) -> Result:
     """Upper or lower triangle: a position-dependent mask on the last two dimensions."""
     value: Value = call["self"]
-    for axis in value.axes[-2:]:
-        context.pin(axis, f"positions of a {call.name}")
-    return context.value(value.axes, value.hidden)
+    axes = list(value.axes)
+    axes[-2:] = [context.pin(axis, f"positions of a {call.name}") for axis in axes[-2:]]
+    return context.value(axes, value.hidden)
 
 
 def windows(context: Context, call: Call) -> Result:
@@ -263,6 +270,11 @@ def same_total(context: Context, call: Call) -> Result:
         raise RuleError("a view that changes the number of entries")
     return reshape(context, call)
 
+
+VIEWS = """
+view reshape flatten unflatten squeeze unsqueeze _unsafe_view permute transpose t expand select slice narrow split
+split_with_sizes chunk unbind movedim swapaxes
+""".split()
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(

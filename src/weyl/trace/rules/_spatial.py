@@ -20,10 +20,11 @@ def convolution(context: Context, call: Call) -> Result:
     batch = value.axes[:1] if batched else ()
     channels, places = value.axes[len(batch)], value.axes[len(batch) + 1 :]
     transposed = "transpose" in call.name or bool(call.get("transposed", False))
-    out = _channels(context, channels, weight, groups, transposed)
+    out, products = _channels(context, channels, weight, groups, transposed)
     if isinstance(bias, Value):
         out = context.join(out, bias.axes[0])
     kept = _places(context, call, places, weight, rank)
+    context.touch(*batch, *products, *kept)
     mixed = [p for p, k in zip(places, kept, strict=True) if p is not k]
     hidden = value.survivors((channels, *mixed))
     if mixed:
@@ -31,18 +32,16 @@ def convolution(context: Context, call: Call) -> Result:
     return context.value([*batch, out, *kept], hidden)
 
 
-def _channels(context: Context, channels: Axis, weight: Value, groups: int, transposed: bool) -> Axis:
-    """Join the input channels with the weight; returns the output channels."""
-    if groups == 1:
-        context.join(channels, weight.axes[0 if transposed else 1])
-        return weight.axes[1 if transposed else 0]
+def _channels(
+    context: Context, channels: Axis, weight: Value, groups: int, transposed: bool
+) -> tuple[Axis, tuple[Axis, ...]]:
+    """Join the input channels with the weight; returns the output channels, and the axes of the products."""
     rows = size_of(weight.axes[0]) // groups
     group, row = context.reshape([weight.axes[0]], [groups, rows])
-    if transposed:
-        context.join(channels, (*group, *row))
-        return (*group, *weight.axes[1])
-    context.join(channels, (*group, *weight.axes[1]))
-    return (*group, *row)
+    column = weight.axes[1]
+    own, made = (row, column) if transposed else (column, row)
+    context.join(channels, (*group, *own))
+    return (*group, *made), (group, row, column)
 
 
 def _places(context: Context, call: Call, places: tuple[Axis, ...], weight: Value, rank: int) -> list[Axis]:
