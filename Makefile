@@ -32,7 +32,7 @@ $(READY): constraints.txt pyproject.toml
 	@touch $@
 
 demo: $(READY) ## Train two networks, find and prove their symmetry, write a report to OUT=build/demo
-	@$(BIN)/weyl demo --out $(OUT)
+	@$(BIN)/weyl demo --out $(OUT) --force
 
 test: $(READY) ## The tests
 	@$(PYTEST) -n $(WORKERS)

@@ -1,0 +1,8 @@
+"""The command line: ``weyl inspect``, ``weyl verify``, ``weyl count`` and ``weyl demo``.
+
+Importing this package imports click and nothing else that is heavy; a command imports what it needs when it runs.
+"""
+
+from weyl.cli._commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,233 @@
+"""The commands. Each imports what it needs when it runs, so that ``weyl --help`` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from weyl._version import __version__
+from weyl.cli._params import (
+    SIZE,
+    CountCommand,
+    Sizes,
+    force_option,
+    json_option,
+    model_options,
+    output_path,
+)
+from weyl.cli._program import Program
+from weyl.errors import WeylError
+
+if TYPE_CHECKING:
+    from weyl.report import Inspection
+
+__all__ = ["main"]
+
+HOLDS = {"holds": 0, "fails": 1, "inconclusive": 4}
+MOST_DIGITS = 1_000_000
+
+
+class LimitError(WeylError):
+    """An exact answer would be too long."""
+
+    exit_code = 4
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="weyl")
+def main() -> None:
+    """Find, count and prove the symmetries of neural networks.
+
+    MODEL is one of
+
+    \b
+      mlp?widths=784-512-10     a built-in: mlp, cnn, resnet, resnet18, transformer, lstm
+      package.module:factory    a function that returns a torch.nn.Module, or (module, args)
+      path/file.py:factory      the same, in a file; its code is run
+      hf:config.json            a transformers model, built from its configuration, offline
+
+    with keyword arguments after "?", in quotes because of the shell: "file.py:make?width=64&depth=3".
+
+    \b
+    Exit codes: 0 yes or done · 1 no · 2 usage · 3 bad input · 4 inconclusive or over a limit ·
+    70 a bug in weyl · 130 interrupted.
+    """  # noqa: D301 (click's mark for lines to keep)
+
+
+@main.command()
+@model_options
+@click.option("--verify/--no-verify", default=True, show_default=True, help="Check the group on the model.")
+@click.option("--exact", is_flag=True, help="Show all digits of the order.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    callback=output_path(".html", ".htm"),
+    metavar="OUT.html",
+    help="Write an HTML report, and its numbers as JSON beside it.",
+)
+@force_option
+def inspect(
+    model: str,
+    input_shape: tuple[int, ...] | None,
+    strict: bool,
+    trials: int,
+    seed: int,
+    as_json: bool,
+    verify: bool,
+    exact: bool,
+    report: Path | None,
+    force: bool,
+) -> int:
+    """Show the symmetry group of MODEL.
+
+    Its spaces, where each occurs, how many equivalent minima they make, and the proof.
+
+    \b
+    Examples:
+      weyl inspect "mlp?widths=784-512-10"
+      weyl inspect net.py:make --input-shape 1,3,32,32 --report net.html
+    """  # noqa: D301 (click's mark for lines to keep)
+    from weyl.cli import _show
+    from weyl.cli._work import examine
+    from weyl.report import refuse_existing
+
+    if report is not None:
+        refuse_existing(report, report.with_suffix(".json"), force=force)
+    found = examine(model, input_shape, strict=strict, trials=trials if verify else 0, seed=seed)
+    if exact:
+        _limit_digits(found.structure.group.order.log10)
+    if report is not None:
+        _write_report(report, found, exact=exact, force=force)
+    _show.inspection(found, as_json=as_json, exact=exact)
+    # What could not be checked is said, and the structure stands; what was refuted does not.
+    return 1 if found.proof is not None and found.proof.verdict == "fails" else 0
+
+
+@main.command()
+@model_options
+def verify(
+    model: str,
+    input_shape: tuple[int, ...] | None,
+    strict: bool,
+    trials: int,
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Check the symmetry group of MODEL on itself.
+
+    Random elements must leave its outputs unchanged, and a deliberately wrong one must not.
+    Exits with 0 if the symmetry holds, 1 if it does not, 4 if that cannot be decided.
+
+    \b
+    Example:
+      weyl verify "transformer?layers=1" --trials 5
+    """  # noqa: D301 (click's mark for lines to keep)
+    from weyl.cli import _show
+    from weyl.cli._work import examine
+
+    found = examine(model, input_shape, strict=strict, trials=trials, seed=seed)
+    assert found.proof is not None
+    _show.proof(found, as_json=as_json)
+    return HOLDS[found.proof.verdict]
+
+
+@main.command(cls=CountCommand)
+@click.argument("sizes", type=SIZE, nargs=-1, required=True, metavar="SIZE...")
+@click.option("--conv", is_flag=True, help="SIZEs are the numbers of filters of convolutions.")
+@click.option("--dense", type=Sizes(), default=(), metavar="SIZE...", help="Hidden dense layers after them.")
+@click.option("--exact", is_flag=True, help="Show all digits.")
+@json_option
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    callback=output_path(".svg"),
+    metavar="OUT.svg",
+    help="Draw how the count grows with width.",
+)
+@force_option
+def count(
+    sizes: tuple[int, ...],
+    conv: bool,
+    dense: tuple[int, ...],
+    exact: bool,
+    as_json: bool,
+    plot: Path | None,
+    force: bool,
+) -> None:
+    """Count the minima of a plain chain of layers.
+
+    A chain of hidden layers of sizes n, m, ... has n! m! ... equivalent minima (Michelucci, arXiv 2211.06603).
+    For residual links, normalisation, attention or tied weights, use weyl inspect.
+
+    \b
+    Examples:
+      weyl count 512 512 512
+      weyl count 64 128 256 --conv --dense 128 64
+    """  # noqa: D301 (click's mark for lines to keep)
+    if dense and not conv:
+        raise click.UsageError("--dense needs --conv; give the sizes of a dense network as SIZEs")
+    from weyl.cli import _show
+    from weyl.groups import convolutional_order, feedforward_order
+    from weyl.report import refuse_existing
+
+    if plot is not None:
+        refuse_existing(plot, force=force)
+    order = convolutional_order(sizes, dense) if conv else feedforward_order(sizes)
+    if exact:
+        _limit_digits(order.log10)
+    if plot is not None:
+        from weyl.report import write_atomic
+        from weyl.report.figures import growth, standalone
+
+        write_atomic(plot, standalone(growth(mark=order)), force=force)
+        click.echo(f"weyl: wrote {click.format_filename(plot)}", err=True)
+    layers = {"filters": sizes, "dense": dense} if conv else {"hidden": sizes}
+    _show.count(layers, order, as_json=as_json, exact=exact)
+
+
+@main.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("weyl-demo"),
+    show_default=True,
+    metavar="DIR",
+    help="Folder for report.html and report.json.",
+)
+@click.option("--quick", is_flag=True, help="Tiny networks and little training, in seconds.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of everything.")
+@json_option
+@force_option
+def demo(out: Path, quick: bool, seed: int, as_json: bool, force: bool) -> int:
+    """Train two networks and show their symmetry.
+
+    Finds and proves the symmetry of each, walks to five equivalent minima, and writes a report.
+
+    \b
+    Example:
+      weyl demo --quick --out tour
+    """  # noqa: D301 (click's mark for lines to keep)
+    from weyl.cli import _show
+    from weyl.cli._work import show_off
+
+    found, report = show_off(out, quick=quick, seed=seed, force=force)
+    _show.demo(found, report, as_json=as_json)
+    return 0 if found.holds else 1
+
+
+def _write_report(path: Path, found: Inspection, *, exact: bool, force: bool) -> None:
+    from weyl.report import render_inspection, to_json, write_atomic
+
+    numbers = path.with_suffix(".json")
+    write_atomic(path, render_inspection(found, exact=exact, numbers=numbers.name), force=force)
+    write_atomic(numbers, to_json(found.to_dict(exact)) + "\n", force=force)
+    click.echo(f"weyl: wrote {click.format_filename(path)} and {click.format_filename(numbers)}", err=True)
+
+
+def _limit_digits(log10: float) -> None:
+    if log10 >= MOST_DIGITS:
+        raise LimitError(
+            f"--exact: {log10:,.0f} digits are more than {MOST_DIGITS:,}; leave it out, the factored form is exact, too"
+        )

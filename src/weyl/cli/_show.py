@@ -1,0 +1,183 @@
+"""Results for people, as tables, and for programs, as JSON; both to stdout, and names always escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from weyl.report import Demo, Inspection, families, order_to_dict, printable, scientific, subscripts, to_json
+
+if TYPE_CHECKING:
+    from weyl.groups import Order
+    from weyl.proof import Proof
+
+__all__ = ["count", "demo", "inspection", "proof"]
+
+MANY = 20  # spaces; above this, those of equal layers share a row
+PLACES = 3
+VERDICTS = {"holds": "bold green", "fails": "bold red", "inconclusive": "bold yellow"}
+PIPE_WIDTH = 120
+
+
+def inspection(found: Inspection, *, as_json: bool, exact: bool) -> None:
+    """Show everything about one model."""
+    if as_json:
+        click.echo(to_json(found.to_dict(exact)))
+        return
+    _warn(found.warnings)
+    console = _console()
+    structure = found.structure
+    console.print(Text(printable(found.model), style="bold"))
+    console.print(f"{found.parameters:,} parameters in {found.tensors} tensors\n", style="dim")
+    rows = structure.rows()
+    console.print(_spaces(families(rows) if len(rows) > MANY else rows))
+    _facts(console, [("group", subscripts(structure.group.symbol)), *_order(structure.group.order, exact)])
+    if found.proof is not None:
+        console.print()
+        _facts(console, _proof(found.proof))
+    _remarks(console, found)
+
+
+def proof(found: Inspection, *, as_json: bool) -> None:
+    """Show the check alone."""
+    assert found.proof is not None
+    if as_json:
+        group = found.structure.group
+        head = {"model": found.model, "group": group.symbol, "order": order_to_dict(group.order)}
+        click.echo(to_json({**head, "proof": found.proof.to_dict(), "warnings": list(found.warnings)}))
+        return
+    _warn(found.warnings)
+    group = found.structure.group
+    _facts(
+        _console(), [("group", f"{subscripts(group.symbol)}, order {scientific(group.order)}"), *_proof(found.proof)]
+    )
+
+
+def count(layers: Mapping[str, Sequence[int]], order: Order, *, as_json: bool, exact: bool) -> None:
+    """Show a count."""
+    if as_json:
+        click.echo(to_json({**layers, "order": order_to_dict(order, exact)}))
+        return
+    _facts(_console(), _order(order, exact, name="equivalent minima"))
+
+
+def demo(found: Demo, report: Path, *, as_json: bool) -> None:
+    """Show what the demo found."""
+    if as_json:
+        click.echo(to_json(found.to_dict()))
+        return
+    console = _console()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for network in found.networks:
+        table.add_column(Text(network.title), justify="right")
+    for name, cells in _demo_rows(found):
+        table.add_row(Text(name, style="dim"), *map(Text, cells))
+    console.print(table)
+    console.print(Text(f"report   {printable(report)}"), soft_wrap=True)
+    console.print(Text(f"numbers  {printable(report.with_suffix('.json'))}"), soft_wrap=True)
+
+
+def _demo_rows(found: Demo) -> list[tuple[str, list[str]]]:
+    nets = found.networks
+    orders = [net.inspection.structure.group.order for net in nets]
+    spread = [max(abs(twin.loss - net.loss) for twin in net.twins) for net in nets]
+    return [
+        ("equivalent minima", [scientific(order) for order in orders]),
+        ("  factored", [subscripts(order.formula) for order in orders]),
+        ("proof", [net.inspection.proof.verdict if net.inspection.proof else "not made" for net in nets]),
+        ("held-out accuracy", [f"{net.accuracy:.1%}" for net in nets]),
+        ("held-out loss", [f"{net.loss:.6f}" for net in nets]),
+        (f"  largest change, {len(nets[0].twins)} twins", [f"{change:.1e}" for change in spread]),
+        ("nearest two of these minima", [f"{net.closest:.1f}" for net in nets]),
+        ("  length of the weights", [f"{net.norm:.1f}" for net in nets]),
+        ("loss half-way to a twin", [f"{net.path.loss[len(net.path.loss) // 2]:.3f}" for net in nets]),
+        ("  accuracy there", [f"{net.path.accuracy[len(net.path.loss) // 2]:.1%}" for net in nets]),
+    ]
+
+
+def _console() -> Console:
+    """Standard output; wide where it is not a terminal, so that lines of a pipe are not broken at 80."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=PIPE_WIDTH)
+
+
+def _spaces(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=False)
+    for name, justify in (("space", "left"), ("group", "left"), ("copies", "right"), ("within", "left")):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table.add_column("occurs in", overflow="fold")
+    for row in rows:
+        places = row["occurrences"]
+        more = f", …\N{NO-BREAK SPACE}{len(places) - PLACES}\N{NO-BREAK SPACE}more" if len(places) > PLACES else ""
+        times = f"  ({row['times']} of them)" if row.get("times", 1) > 1 else ""
+        table.add_row(
+            Text(printable(row["space"]) + times, style="cyan"),
+            Text(subscripts(row["group"])),
+            Text(f"{row['copies']}"),
+            Text(printable(", ".join(row["within"]))),
+            Text(printable(", ".join(places[:PLACES])) + more),
+        )
+    if not rows:
+        table.add_row(Text("none: nothing can move", style="dim"))
+    return table
+
+
+def _order(order: Order, exact: bool, name: str = "order") -> list[tuple[str, str]]:
+    facts = [(name, scientific(order)), ("factored", subscripts(order.formula)), ("log10", f"{order.log10:.4f}")]
+    return [*facts, ("exact", order.digits())] if exact else facts
+
+
+def _proof(proof: Proof) -> list[tuple[str, Text | str]]:
+    facts: list[tuple[str, Text | str]] = [
+        ("proof", Text.assemble((proof.verdict, VERDICTS[proof.verdict]), f": {printable(proof.reason)}"))
+    ]
+    if not proof.trials:
+        return facts
+    integers = {True: "equal to the last bit", False: "different", None: "not exact for this model"}[proof.exact]
+    control = proof.control
+    wrong = f"moving only {printable(control.parameter)}" if control.parameter else "no wrong element"
+    seen = f"changed the output by {control.relative_error:.1e}, as it must" if control.detected else "went unseen"
+    facts += [
+        ("change", f"{proof.max_relative_error:.1e} over {proof.trials} elements (rounding: {proof.tolerance:.1e})"),
+        ("integers", integers),
+        ("control", f"{wrong} {seen}"),
+    ]
+    if proof.float32_error is not None:
+        facts.insert(2, ("in float32", f"{proof.float32_error:.1e}"))
+    return facts
+
+
+def _facts(console: Console, facts: Sequence[tuple[str, Text | str]]) -> None:
+    """Names on the left, values on the right, each a line of its own however long, to be copied whole."""
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        console.print(Text.assemble((f"{name:<{width}}  ", "dim"), value), soft_wrap=True)
+
+
+def _remarks(console: Console, found: Inspection) -> None:
+    structure = found.structure
+    for opaque in structure.opaque:
+        where = printable(opaque.module) or "the model"
+        pinned = printable(", ".join(opaque.pinned)) or "nothing"
+        _remark(console, "not understood", f"{printable(opaque.op)} in {where}; it pinned {pinned}")
+    for name in structure.unused:
+        _remark(console, "unused", f"{printable(name)}: the output does not depend on it; not counted")
+    for note in structure.notes:
+        _remark(console, "note", printable(note))
+
+
+def _remark(console: Console, kind: str, text: str) -> None:
+    console.print(Text.assemble((f"{kind}: ", "yellow"), text))
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        click.echo(f"weyl: warning: {printable(warning)}", err=True)

@@ -1,0 +1,130 @@
+"""The whole demo: train, inspect, prove, walk, and collect what a report shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from weyl.data import Split
+from weyl.demo._minima import Judge, distances, in_double, straight_line, twins
+from weyl.demo._subjects import Subject, images, subjects
+from weyl.demo._train import trained
+from weyl.proof import verify
+from weyl.report import Demo, Inspection, Trained
+from weyl.trace import discover
+
+__all__ = ["run"]
+
+TWINS = 5
+POINTS = 21
+Progress = Callable[[str, float], None]
+
+
+def run(*, quick: bool = False, seed: int = 0, report: Progress = lambda what, done: None) -> Demo:
+    """Train the demo's networks and show what their symmetry does.
+
+    Parameters
+    ----------
+    quick : bool
+        Tiny networks on small images, in seconds.
+    seed : int
+        Seed of the split, the initial weights, the batches and the elements; global random state stays as it was.
+    report : callable
+        Called with what is being done and the fraction of the whole that is done.
+
+    Returns
+    -------
+    Demo
+        All numbers, and the structures.
+    """
+    with _one_thread():
+        return _run(quick, seed, report)
+
+
+def _run(quick: bool, seed: int, report: Progress) -> Demo:
+    begin = time.perf_counter()
+    report("reading images", 0.0)
+    split, title = images(quick, seed)
+    chosen = subjects(quick)
+    networks = []
+    for number, subject in enumerate(chosen):
+
+        def tell(what: str, done: float, number: int = number, subject: Subject = subject) -> None:
+            report(f"{subject.title}: {what}", (number + done) / len(chosen))
+
+        networks.append(_study(subject, split, seed, tell))
+    data = {"name": split.name, "title": title, "train": len(split.train_y), "test": len(split.test_y)}
+    return Demo(tuple(networks), data, seed, time.perf_counter() - begin)
+
+
+def _study(subject: Subject, split: Split, seed: int, tell: Progress) -> Trained:
+    """Train one network and walk among its minima."""
+    train_x, test_x = (_shaped(x, subject.flat) for x in (split.train_x, split.test_x))
+    loaded = subject.build(seed=seed)
+    begin = time.perf_counter()
+    module = trained(
+        loaded.module,
+        train_x,
+        split.train_y,
+        epochs=subject.epochs,
+        rate=subject.rate,
+        seed=seed,
+        progress=lambda done: tell("training", 0.7 * done),
+    )
+    seconds = time.perf_counter() - begin
+    inspection = _inspect(subject.title, module, test_x[:2], seed, tell)
+    tell("walking to equivalent minima", 0.8)
+    judge = Judge(module, test_x, split.test_y)
+    state = module.state_dict()
+    found, states = twins(judge, inspection.structure, state, range(seed + 1, seed + 1 + TWINS))
+    home = in_double(state)
+    loss, accuracy = judge.score(judge.logits(home))
+    norm, closest = distances(module, [home, *states])
+    # A curve to look at needs no float64.
+    twin = {name: tensor.to(state[name].dtype) for name, tensor in states[0].items()}
+    path = straight_line(judge, state, twin, POINTS, lambda done: tell("crossing to a twin", 0.85 + 0.15 * done))
+    return Trained(
+        title=subject.title,
+        description=subject.description,
+        inspection=inspection,
+        epochs=subject.epochs,
+        seconds=seconds,
+        loss=loss,
+        accuracy=accuracy,
+        norm=norm,
+        twins=found,
+        closest=closest,
+        path=path,
+    )
+
+
+def _inspect(title: str, module: nn.Module, example: Tensor, seed: int, tell: Progress) -> Inspection:
+    tell("finding its symmetry", 0.7)
+    structure = discover(module, (example,))
+    tell("proving it", 0.75)
+    proof = verify(module, (example,), structure=structure, seed=seed)
+    parameters = list(module.parameters())
+    return Inspection(title, structure, sum(p.numel() for p in parameters), len(parameters), proof)
+
+
+def _shaped(images: Tensor, flat: bool) -> Tensor:
+    return images.flatten(1) if flat else images
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for torch, as many as before afterwards.
+
+    Tensors of this size gain little from more; on a busy machine threads that wait for each other lose a factor of
+    ten, and sums in another order would make the numbers depend on the number of cores.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

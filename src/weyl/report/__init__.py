@@ -1,0 +1,28 @@
+"""What weyl shows: the contents of a report, its figures, and the one offline HTML file that holds them.
+
+Importing this package costs nothing: matplotlib and Jinja2 are imported when something is drawn.
+"""
+
+from weyl.report._content import Demo, Inspection, Path, Trained, Twin, families, order_to_dict
+from weyl.report._files import refuse_existing, write_atomic
+from weyl.report._html import render_demo, render_inspection
+from weyl.report._text import power_of_ten, printable, scientific, subscripts, to_json
+
+__all__ = [
+    "Demo",
+    "Inspection",
+    "Path",
+    "Trained",
+    "Twin",
+    "families",
+    "order_to_dict",
+    "power_of_ten",
+    "printable",
+    "refuse_existing",
+    "render_demo",
+    "render_inspection",
+    "scientific",
+    "subscripts",
+    "to_json",
+    "write_atomic",
+]

@@ -1,0 +1,125 @@
+"""One offline HTML file: no script, no link, nothing fetched; every value escaped."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from weyl._version import __version__
+from weyl.report import figures
+from weyl.report._content import Demo, Inspection, families
+from weyl.report._text import power_of_ten, printable
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    from weyl.groups import Order
+
+__all__ = ["render_demo", "render_inspection"]
+
+MANY = 20  # spaces; above this, those of equal layers share a row
+
+
+def render_inspection(inspection: Inspection, *, exact: bool = False, numbers: str = "") -> str:
+    """Render the report of ``weyl inspect`` as one HTML document.
+
+    Parameters
+    ----------
+    inspection : Inspection
+        What to show.
+    exact : bool
+        Show all digits of the order.
+    numbers : str
+        Name of the JSON file beside the report.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    order = inspection.structure.group.order
+    digits = order.digits() if exact else ""
+    template = _environment().get_template("inspection.html")
+    return template.render(it=inspection, digits=digits, numbers=numbers)
+
+
+def render_demo(demo: Demo, *, numbers: str = "") -> str:
+    """Render the report of ``weyl demo`` as one HTML document.
+
+    Parameters
+    ----------
+    demo : Demo
+        What to show.
+    numbers : str
+        Name of the JSON file beside the report.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    return _environment().get_template("demo.html").render(demo=demo, numbers=numbers)
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = Environment(
+        loader=PackageLoader("weyl.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=shown,
+    )
+    environment.filters.update(
+        power=_power, symbol=_symbol, significant=_significant, rows=_rows, percent=lambda x: f"{100 * x:.1f} %"
+    )
+    environment.globals.update(
+        version=__version__,
+        # The figures escape what they show; only their own markup may pass.
+        spaces_figure=lambda structure: Markup(figures.spaces(structure)),
+        barrier_figure=lambda path, name: Markup(figures.barrier(path, name=name)),
+        growth_figure=lambda mark: Markup(figures.growth(mark=mark)),
+    )
+    return environment
+
+
+def _power(order: Order) -> Markup:
+    """An order as a power of ten, with a raised exponent."""
+    from markupsafe import Markup
+
+    mantissa, exponent = power_of_ten(order)
+    markup = "{} × 10<sup>{}</sup>" if exponent else "{}"
+    return Markup(markup).format(mantissa, exponent)
+
+
+def _symbol(text: str) -> Markup:
+    """A group symbol such as ``S_64^3``, with lowered and raised numbers."""
+    from markupsafe import Markup, escape
+
+    raised = re.sub(r"_(\d+)", r"<sub>\1</sub>", str(escape(printable(text))))
+    return Markup(re.sub(r"\^(\d+)", r"<sup>\1</sup>", raised))
+
+
+def _significant(value: float, digits: int = 3) -> Markup:
+    """A number with so many significant digits, its power of ten raised where it has one."""
+    from markupsafe import Markup
+
+    text = f"{value:.{digits}g}"
+    mantissa, e, exponent = text.partition("e")
+    if not e:
+        return Markup(text)
+    return Markup("{} × 10<sup>{}</sup>").format(mantissa, f"{int(exponent)}".replace("-", "−"))
+
+
+def _rows(inspection: Inspection) -> list[dict[str, Any]]:
+    rows = inspection.structure.rows()
+    return families(rows) if len(rows) > MANY else [{**row, "times": 1} for row in rows]

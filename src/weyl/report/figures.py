@@ -1,0 +1,276 @@
+"""Figures as SVG text: the same input gives the same bytes, and the page that holds one chooses its colours.
+
+Every colour is written as a CSS variable with a fallback, so that a figure inside a page follows the page's light
+or dark scheme; `standalone` fixes them for a file of its own.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from weyl.report._text import printable, subscripts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from weyl.groups import Order
+    from weyl.report._content import Path
+    from weyl.structure import Structure
+
+__all__ = ["barrier", "growth", "spaces", "standalone"]
+
+# Drawn in the colour on the left, which nothing else uses; written as the variable on the right.
+COLOURS: Mapping[str, tuple[str, str]] = {
+    "#000001": ("ink", "#1f2430"),
+    "#000002": ("muted", "#697083"),
+    "#000003": ("line", "#dfe2ea"),
+    "#0000a1": ("c1", "#4453c9"),
+    "#0000a2": ("c2", "#c2571a"),
+    "#0000a3": ("c3", "#16836b"),
+    "#0000a4": ("c4", "#a4399b"),
+    "#0000a5": ("c5", "#8a6d00"),
+}
+INK, MUTED, LINE, *SERIES = COLOURS
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+SETTINGS: Mapping[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "none",
+    "figure.constrained_layout.use": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.7,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "lines.linewidth": 2,
+    "lines.solid_capstyle": "round",
+}
+UNIVERSE = 80  # log10 of the usual estimate of the number of atoms in the observable universe
+SHOWN = 40
+
+
+def growth(widths: Sequence[int] = (), depths: Iterable[int] = (1, 2, 3, 4, 5), mark: Order | None = None) -> str:
+    r"""Draw :math:`\log_{10} N = d \log_{10} n!` against the width n, for networks of d hidden layers.
+
+    Parameters
+    ----------
+    widths : sequence of int, optional
+        Widths to draw at, increasing; 2 to 1024 unless given.
+    depths : iterable of int
+        Numbers of hidden layers, one curve each, at most five.
+    mark : Order, optional
+        A count to mark with a horizontal line.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element.
+
+    References
+    ----------
+    Michelucci, arXiv 2211.06603 (2022): the count for feed-forward networks.
+    """
+    grid = list(widths) or [2, 3, 4, 6, 8, 12, *range(16, 1025, 16)]
+    heights = {d: [d * math.lgamma(n + 1) / math.log(10) for n in grid] for d in depths}
+    most = max(height[-1] for height in heights.values())
+
+    def draw(ax: Axes) -> None:
+        for height, colour in zip(heights.values(), SERIES, strict=False):
+            ax.plot(grid, height, color=colour)
+        ax.set(yscale="log", xlim=(0, grid[-1]), ylim=(1, None))
+        ax.set(xlabel="units in each hidden layer", ylabel="decimal digits of the count")
+        ax.xaxis.set_major_locator(_locator(5))
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        levels: list[tuple[float, str]] = [(UNIVERSE, "atoms in the observable universe")]
+        levels += [(mark.log10, "this network")] if mark is not None and mark.log10 >= 1 else []
+        for level, text in levels:
+            ax.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            # Where no curve runs: above the line and left of the deepest network's curve, or below it at the right.
+            crossing = [_first(grid, heights[d], level) / grid[-1] for d in (max(heights), min(heights))]
+            left = crossing[0] > 1 - crossing[1]
+            side, x, y, va = ("left", 0.01, 1.08, "bottom") if left else ("right", 0.99, 0.9, "top")
+            ax.text(grid[-1] * x, level * y, text, color=MUTED, ha=side, va=va, fontsize=9)
+        # Curves of a logarithmic scale run close together: labels to their right, an even distance apart.
+        places = _spread([math.log10(height[-1]) for height in heights.values()], least=0.26)
+        for depth, place, colour in zip(heights, places, SERIES, strict=False):
+            label = f"{depth} layer{'s' * (depth > 1)}"
+            ax.text(grid[-1] * 1.02, 10**place, label, color=colour, va="center", fontsize=9)
+
+    text = f"Curves for {', '.join(map(str, heights))} hidden layers rise to {most:,.0f} digits at width {grid[-1]}."
+    if mark is not None:
+        text += f" This network has {mark.log10:,.0f}."
+    return _draw("Growth of the number of equivalent minima with width", text, draw)
+
+
+def barrier(path: Path, others: Sequence[Path] = (), name: str = "the network") -> str:
+    """Draw the loss along the straight line from a minimum to its own twin.
+
+    Parameters
+    ----------
+    path : Path
+        The line to draw.
+    others : sequence of Path
+        More of them, thin.
+    name : str
+        Which network, for the description.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element.
+    """
+
+    def draw(ax: Axes) -> None:
+        for other in others:
+            ax.plot(other.at, other.loss, color=SERIES[0], linewidth=0.8, alpha=0.4)
+        ax.fill_between(path.at, path.loss, [min(path.loss)] * len(path.at), color=SERIES[0], alpha=0.12, linewidth=0)
+        ax.plot(path.at, path.loss, color=SERIES[0])
+        ends = (path.at[0], path.at[-1]), (path.loss[0], path.loss[-1])
+        ax.plot(*ends, "o", color=SERIES[1], markersize=8, clip_on=False, zorder=5)
+        top = max(path.loss)
+        where = path.at[path.loss.index(top)]
+        ax.annotate(
+            "",
+            xy=(where, top),
+            xytext=(where, path.loss[0]),
+            arrowprops={"arrowstyle": "<->", "color": MUTED, "shrinkA": 0, "shrinkB": 0},
+        )
+        ax.text(where + 0.02, 0.13 * top + 0.87 * path.loss[0], f"barrier\n{path.barrier:.2f}", fontsize=11)
+        ax.set(xlim=(-0.02, 1.02), ylim=(0, top * 1.08), ylabel="loss on held-out images")
+        ax.set_xticks([0, 0.5, 1], ["the minimum", "half-way", "its twin"])
+        ax.xaxis.get_majorticklabels()[0].set_horizontalalignment("left")
+        ax.xaxis.get_majorticklabels()[2].set_horizontalalignment("right")
+        ax.grid(axis="x", visible=False)
+
+    text = (
+        f"The loss of {name} is {path.loss[0]:.3f} at the minimum, rises to {max(path.loss):.2f} between"
+        f" and is {path.loss[-1]:.3f} at the twin."
+    )
+    return _draw("Loss along the straight line from a minimum to its own twin", text, draw)
+
+
+def spaces(structure: Structure) -> str:
+    """Draw where every space occurs: a row a space, a column a parameter, filled dots for written dimensions.
+
+    Parameters
+    ----------
+    structure : Structure
+        At most 40 of its spaces are drawn.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element; long rows are shared streams, short ones inner layers.
+    """
+    shown = structure.spaces[:SHOWN]
+    moved = {name for space in structure.spaces for name, _ in space.occurrences}
+    column = {name: i for i, name in enumerate(n for n in structure.axes if n in moved)}
+    rows = [[(column[name], dim) for name, dim in space.occurrences] for space in shown]
+
+    def draw(ax: Axes) -> None:
+        for row, (space, places) in enumerate(zip(shown, rows, strict=True)):
+            colour = SERIES[row % len(SERIES)]
+            ax.plot([min(places)[0], max(places)[0]], [row, row], color=colour, linewidth=1.2, alpha=0.45)
+            for filled in (True, False):
+                at = [x for x, dim in places if (dim == 0) is filled]
+                face = colour if filled else "none"
+                ax.plot(at, [row] * len(at), "o", color=colour, markerfacecolor=face, markersize=5.5)
+            copies = space.multiplicity
+            label = f"{subscripts(space.symbol)}{f' ×{copies}' if copies > 1 else ''}"
+            ax.text(1.01, row, label, transform=ax.get_yaxis_transform(), va="center", fontsize=9, color=colour)
+        ax.set_yticks(range(len(shown)), [_short(space.name) for space in shown], fontsize=9)
+        ax.set(ylim=(len(shown) - 0.4, -0.6), xlabel="parameters and buffers, in the order of the model")
+        ax.xaxis.set_major_locator(_locator(6, integer=True))
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(length=0)
+
+    text = f"{len(shown)} of {len(structure.spaces)} spaces and the {len(column)} tensors in which they occur."
+    height = 1.1 + 0.26 * max(len(shown), 1)
+    return _draw("Spaces of the model, and where each occurs", text, draw, height=height)
+
+
+def standalone(svg: str) -> str:
+    """Turn a figure into the text of a file: fixed colours, on white, for viewers without CSS variables.
+
+    Examples
+    --------
+    >>> standalone('<svg width="9"><path style="fill: var(--ink, #123456)"/></svg>').splitlines()[1]
+    '<svg width="9" style="background: #ffffff"><path style="fill: #123456"/></svg>'
+    """
+    fixed = re.sub(r"var\(--\w+, (#[0-9a-f]{6})\)", r"\1", svg)
+    fixed = re.sub(r"<svg ([^>]*)>", r'<svg \1 style="background: #ffffff">', fixed, count=1)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{fixed}\n'
+
+
+def _draw(title: str, description: str, draw: Callable[[Axes], None], height: float = 3.1) -> str:
+    """Draw on a figure of its own, under settings of weyl's own, and clean the SVG up."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        # Ids are hashes: a salt per figure keeps those of two figures in one page apart.
+        matplotlib.rcParams.update({**SETTINGS, "svg.hashsalt": f"weyl {title} {description}"})
+        figure = Figure(figsize=(5.2, height))
+        draw(figure.subplots())
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    return _clean(buffer.getvalue(), title, description)
+
+
+def _clean(svg: str, title: str, description: str) -> str:
+    """Drop what one page may hold only once, name the figure for screen readers, and set the variables."""
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r"font-family: [^;\"]*", f"font-family: {FONT}", svg)
+    svg = re.sub(r"#0000(?:0[1-3]|a[1-5])", lambda found: _variable(found[0]), svg)
+    label = html.escape(f"{printable(title)}. {printable(description)}")
+    head = f'<svg role="img" aria-label="{label}" '
+    return re.sub(r"\n\s*", "\n", svg.replace("<svg ", head, 1).replace(">", f">\n<title>{label}</title>", 1))
+
+
+def _variable(sentinel: str) -> str:
+    name, fallback = COLOURS[sentinel]
+    return f"var(--{name}, {fallback})"
+
+
+def _locator(ticks: int, integer: bool = False) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(ticks, integer=integer)
+
+
+def _first(places: Sequence[int], heights: Sequence[float], level: float) -> int:
+    """Where a rising curve reaches a level; the last place if it does not."""
+    return next((x for x, height in zip(places, heights, strict=True) if height >= level), places[-1])
+
+
+def _spread(places: Sequence[float], least: float) -> list[float]:
+    """Push increasing places apart, upwards, until neighbours have the least distance."""
+    spread = list(places)
+    for i in range(1, len(spread)):
+        spread[i] = max(spread[i], spread[i - 1] + least)
+    return spread
+
+
+def _short(name: str, limit: int = 30) -> str:
+    name = printable(name)
+    # matplotlib reads a pair of dollar signs as mathematics.
+    name = name if len(name) <= limit else f"{name[: limit // 3]}…{name[-(limit - limit // 3 - 1) :]}"
+    return name.replace("$", r"\$")

@@ -1,0 +1,72 @@
+"""Every command and every snippet of the README runs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from weyl.cli import main
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line and not line.startswith("make ")]
+SESSIONS = [block.removeprefix("$ ").split("\n", 1) for block in blocks("console")]
+
+
+def run(line: str) -> str:
+    program, *args = shlex.split(line, comments=True)
+    assert program == "weyl"
+    result = CliRunner().invoke(main, args, prog_name="weyl")
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def test_there_is_something_to_run() -> None:
+    assert len(COMMANDS) >= 5 and len(SESSIONS) == 1 and len(blocks("python")) == 1
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(line).strip()
+
+
+@pytest.mark.parametrize(("line", "shown"), SESSIONS)
+def test_sessions_show_what_is_printed(line: str, shown: str) -> None:
+    def bare(text: str) -> list[list[str]]:
+        return [words for row in text.splitlines() if (words := row.replace("─", "").split())]
+
+    rows = bare(shown)
+    assert bare(run(line))[: len(rows)] == rows
+
+
+@pytest.mark.parametrize("source", blocks("python"))
+def test_snippets_print_what_their_comments_say(source: str) -> None:
+    said = [match.strip() for match in re.findall(r"#(.*)$", source, re.MULTILINE)]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(source, "README.md", "exec"), {})
+    assert out.getvalue().splitlines() == said
+
+
+def test_local_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).is_file(), target
+
+
+def test_every_make_target_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make ([a-z-]+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
