@@ -50,13 +50,12 @@ def examine(spec: str, input_shape: tuple[int, ...] | None, *, strict: bool, tri
         loaded = load_model(spec, input_shape, seed)
         scalars, tensors = _size(loaded.module, loaded.name)
         say(f"finding the structure of {spec}")
-        structure = weyl.discover(loaded.module, loaded.args, loaded.kwargs, strict=strict)
+        what = (loaded.module, loaded.args, loaded.kwargs)
+        structure = weyl.discover(*what, strict=strict, output=loaded.output)
         proof = None
         if trials:
             say(f"checking {structure.group.symbol} on {trials} random elements")
-            proof = weyl.verify(
-                loaded.module, loaded.args, loaded.kwargs, structure=structure, trials=trials, seed=seed
-            )
+            proof = weyl.verify(*what, structure=structure, trials=trials, seed=seed, output=loaded.output)
     warnings = [f"{o.op} in {o.module or 'the model'} was not understood ({o.reason})" for o in structure.opaque]
     if proof is not None and proof.verdict == "inconclusive":
         warnings.append(f"the check is inconclusive: {proof.reason}")

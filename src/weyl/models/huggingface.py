@@ -39,6 +39,8 @@ TASKS = (
 def load_config(spec: ModelSpec, input_shape: tuple[int, ...] | None, seed: int) -> LoadedModel:
     """Build the model of a configuration with random float32 weights, in evaluation mode, without a cache.
 
+    Only the logits count as its result, where it has any.
+
     Parameters
     ----------
     spec : ModelSpec
@@ -75,7 +77,12 @@ def load_config(spec: ModelSpec, input_shape: tuple[int, ...] | None, seed: int)
     with seeded(seed), _offline():
         model = _build(kind, config, device, name)
         inputs = example_inputs(model, input_shape, name)
-    return LoadedModel(model, (), {key: value.to(device) for key, value in inputs.items()}, name)
+    return LoadedModel(model, (), {key: value.to(device) for key, value in inputs.items()}, name, _answer)
+
+
+def _answer(result: Any) -> Any:
+    """The logits, where there are any: hidden states that are returned along with them are not the function."""
+    return getattr(result, "logits", result)
 
 
 def read_config(path: Path, name: str) -> dict[str, Any]:

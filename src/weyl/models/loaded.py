@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ class LoadedModel:
         Keyword example inputs.
     name : str
         How to call the model in a table, an error message or a report.
+    output : callable, optional
+        Picks what counts as the result, where the module returns more than its answer.
 
     Examples
     --------
@@ -41,6 +43,7 @@ class LoadedModel:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+    output: Callable[[Any], Any] | None = None
 
 
 @contextmanager

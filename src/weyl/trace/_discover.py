@@ -20,7 +20,7 @@ from weyl.trace._capture import capture, module_tensors
 from weyl.trace._cells import Axis, Cell, Uniform, find
 from weyl.trace._express import Expressions, express, make_spaces, merge_inseparable, name_spaces, simplify
 from weyl.trace._interpret import Interpreter, hold
-from weyl.trace._nest import find_nesting, settle
+from weyl.trace._nest import Occurrence, find_nesting, settle
 from weyl.trace._values import Value, has_entries
 
 __all__ = ["analyse", "discover"]
@@ -117,7 +117,6 @@ def analyse(
         if any(fnmatchcase(name, pattern) for pattern in fixed):
             for axis in axes:
                 context.pin(axis, "held fixed by the caller")
-        context.touch(*axes)
     result = interpreter.run(program.graph_module.graph, program.graph_module, inputs)
     hold(context, result, "an output of the model")
     hold(context, _mutated(program, inputs), "a buffer that the forward pass changes")
@@ -129,7 +128,8 @@ def analyse(
             f"{first.op} in {first.module or 'the model'} has no rule ({first.reason}): "
             "discover without strict=True to pin what it touches"
         )
-    settle(context.unifier, context.occurrences.values(), parameters.values())
+    own = [Occurrence(axes) for axes in parameters.values()]
+    settle(context.unifier, [*context.occurrences.values(), *own], parameters.values())
     return _structure(interpreter, parameters, unused, overlapping)
 
 
@@ -267,8 +267,12 @@ def _structure(
 ) -> Structure:
     unifier = interpreter.context.unifier
     out = express(unifier, parameters)
-    always = find_nesting(unifier, interpreter.context.occurrences.values())
-    within = _within(out, always)
+    own = [Occurrence(axes) for axes in parameters.values()]
+    nesting = find_nesting(unifier, interpreter.context.occurrences.values(), own)
+    for atom in out.atoms.values():
+        if atom not in nesting.read:
+            unifier.pin((atom,), "not read on these inputs")
+    within = _within(out, nesting.within)
     within = merge_inseparable(out, within)
     _close(within)
     free = [n for n, atom in out.atoms.items() if n in within and atom.pin is None and atom.size > 1]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from weyl.trace._cells import Axis, Cell, Factor, Uniform, find, flatten
 from weyl.trace._unify import Unifier
 
-__all__ = ["Occurrence", "components", "find_nesting", "settle", "specialise"]
+__all__ = ["Nesting", "Occurrence", "components", "find_nesting", "settle", "specialise"]
 
 MAX_TERMS = 4096
 
@@ -191,8 +191,16 @@ def _unique(terms: Iterable[Counter[Cell]]) -> list[Counter[Cell]]:
     return list(seen.values())
 
 
-def find_nesting(unifier: Unifier, occurrences: Iterable[Occurrence]) -> Relation:
-    """For every atom, the atoms within which it may live.
+@dataclass(frozen=True)
+class Nesting:
+    """For every atom, the atoms within which it may live; and the atoms that some operator read."""
+
+    within: Relation
+    read: frozenset[Cell]
+
+
+def find_nesting(unifier: Unifier, occurrences: Iterable[Occurrence], parameters: Iterable[Occurrence]) -> Nesting:
+    """Find within which atoms every atom may live.
 
     Where an atom occurs twice in a tensor it must be clear which index is meant. So an outer atom counts if in
     every tensor it stands in the same product as the inner one (each once in it), or if in every tensor both occur
@@ -200,16 +208,19 @@ def find_nesting(unifier: Unifier, occurrences: Iterable[Occurrence]) -> Relatio
     """
     paired: Relation = {}
     single: Relation = {}
-    seen: set[tuple[tuple[int, ...], ...]] = set()
-    for tensor in occurrences:
-        signature = tuple(tuple(map(id, flatten(axis))) for axis in (*tensor.axes, *tensor.hidden))
-        if signature in seen:
-            continue
-        seen.add(signature)
-        for axes in components(unifier, list(tensor.axes)):
-            _intersect(paired, single, [_terms(unifier, axis) for axis in (*axes, *tensor.hidden)])
+    read: frozenset[Cell] = frozenset()
+    for tensors in (occurrences, parameters):
+        seen: set[tuple[tuple[int, ...], ...]] = set()
+        for tensor in tensors:
+            signature = tuple(tuple(map(id, flatten(axis))) for axis in (*tensor.axes, *tensor.hidden))
+            if signature in seen:
+                continue
+            seen.add(signature)
+            for axes in components(unifier, list(tensor.axes)):
+                _intersect(paired, single, [_terms(unifier, axis) for axis in (*axes, *tensor.hidden)])
+        read = read or frozenset(paired)
     _close(paired, single)
-    return {atom: outer | single[atom] for atom, outer in paired.items()}
+    return Nesting({atom: outer | single[atom] for atom, outer in paired.items()}, read)
 
 
 def _close(paired: Relation, single: Relation) -> None:

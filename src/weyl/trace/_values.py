@@ -78,8 +78,9 @@ class Value:
 
 
 def has_entries(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has numbers that can be looked at (not on the meta device, not fake)."""
-    return tensor.device.type != "meta" and not isinstance(tensor, FakeTensor)
+    """Whether a tensor has numbers that can be looked at: not on the meta device, not fake, not a wrapper."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return tensor.device.type != "meta" and not isinstance(tensor, FakeTensor) and not wrapped
 
 
 def constant_axes(tensor: torch.Tensor, reason: str) -> tuple[Axis, ...]:
