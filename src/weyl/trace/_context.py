@@ -194,6 +194,8 @@ class Context:
 
     def slice(self, value: Value, dim: int, start: int, stop: int) -> Value:
         """The positions ``start:stop`` of one dimension."""
+        if not (isinstance(start, int) and isinstance(stop, int)):
+            raise RuleError("a position that depends on data")
         size = size_of(value.axes[dim])
         start, stop = _clip(start, size), _clip(stop, size)
         if stop <= start:
@@ -210,6 +212,8 @@ class Context:
 
     def select(self, value: Value, dim: int, index: int) -> Value:
         """One position of a dimension, which is dropped."""
+        if not isinstance(index, int):
+            raise RuleError("a position that depends on data")
         index = index % max(size_of(value.axes[dim]), 1)
         piece = self.slice(value, dim, index, index + 1)
         return self.view(piece, [axis for d, axis in enumerate(piece.axes) if d != dim], ordered=False)

@@ -95,7 +95,7 @@ def _nameable(
     if total in siblings:
         return siblings.index(total) < siblings.index(cell)
     home = [d for d, other in enumerate(flat) if d != dim and other == [total]]
-    plain = all(not c.table for d in home for c, _ in _cells_of(flat[d]))
+    plain = all(find(key[0]) in near for d in home for c, near in _cells_of(flat[d]) for key in c.table)
     others = {find(key[0]) for c, _ in _cells_of(flat[dim]) for key in c.table} - {total}
     return len(home) == 1 and plain and not others - set(siblings) and not inside
 

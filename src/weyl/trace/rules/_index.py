@@ -6,6 +6,8 @@ An index tensor of plain numbers pins what it looks up. One whose entries are la
 
 from __future__ import annotations
 
+import torch
+
 from weyl.trace._cells import Axis, size_of
 from weyl.trace._context import Call, Context, Result, Rule, merge_hidden
 from weyl.trace._values import Hidden, RuleError, Value
@@ -44,6 +46,9 @@ def index(context: Context, call: Call) -> Result:
     if any(not isinstance(v, Value) for _, v in picked) or len(indices) != value.ndim:
         raise RuleError("an index that is not a tensor")
     tensors = [v for _, v in picked]
+    run = _run(tensors[0], value.shape[picked[0][0]]) if len(picked) == 1 else None
+    if run is not None:
+        return context.slice(value, picked[0][0], *run)
     hidden: tuple[Hidden, ...] = merge_hidden(tensors)
     for d, v in picked:
         hidden = (*hidden, *look_up(context, value.axes[d], v))
@@ -59,10 +64,21 @@ def index(context: Context, call: Call) -> Result:
     return context.value(axes, (*value.survivors(tuple(value.axes[d] for d in dims)), *hidden))
 
 
+def _run(index: Value, size: int) -> tuple[int, int] | None:
+    """First and last-plus-one of a constant index that is a run of positions: a slice in other words."""
+    if index.constant is None or index.ndim != 1 or index.constant.dtype is torch.bool:
+        return None
+    places = [place % size for place in index.constant.tolist()]
+    return (places[0], places[-1] + 1) if places == list(range(places[0], places[-1] + 1)) else None
+
+
 def index_select(context: Context, call: Call) -> Result:
     """Some positions of one dimension."""
     value: Value = call["self"]
     dim = call["dim"] % max(value.ndim, 1)
+    run = _run(call["index"], value.shape[dim]) if value.ndim else None
+    if run is not None:
+        return context.slice(value, dim, *run)
     hidden = look_up(context, value.axes[dim], call["index"])
     axes = [*value.axes[:dim], *call["index"].axes, *value.axes[dim + 1 :]]
     context.touch(*axes, value.axes[dim])

@@ -68,6 +68,19 @@ def accumulate(context: Context, call: Call) -> Result:
     return [result] * len(call.shapes) if len(call.shapes) > 1 else result
 
 
+def difference(context: Context, call: Call) -> Result:
+    """Differences of neighbours, of a tensor that may be made longer first."""
+    tensors = list(call.values())
+    dim = call.get("dim", -1) % tensors[0].ndim
+    for tensor in tensors:
+        context.pin(tensor.axes[dim], "positions of a diff")
+    rest = [Value(tuple(axis for d, axis in enumerate(t.axes) if d != dim)) for t in tensors]
+    axes = list(context.broadcast(rest))
+    context.touch(*axes)
+    axes.insert(dim, context.fixed(call.shape[dim], "positions of a diff"))
+    return context.value(axes)
+
+
 def glu(context: Context, call: Call) -> Result:
     """Gated linear unit: the second half of the axis gates the first."""
     value: Value = call["self"]
@@ -102,7 +115,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["argmax", "argmin"], arg_extremum),
     **dict.fromkeys(["sort", "topk", "argsort"], order),
     **dict.fromkeys(SOFTMAX, soften),
-    **dict.fromkeys("cumsum cumprod cummax cummin logcumsumexp diff".split(), accumulate),
+    **dict.fromkeys("cumsum cumprod cummax cummin logcumsumexp".split(), accumulate),
+    "diff": difference,
     "glu": glu,
     "renorm": renorm,
 }

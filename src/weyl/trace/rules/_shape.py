@@ -204,7 +204,9 @@ def reorder(context: Context, call: Call) -> Result:
     """Flip, roll, rotate: positions change places, so they cannot be permuted freely."""
     value: Value = call["self"]
     dims = call.get("dims")
-    if call.name in ("flip", "roll") and dims:
+    if call.name == "rot90":
+        chosen = normal_dims(dims, value.ndim)
+    elif call.name in ("flip", "roll") and dims:
         # along a dimension in which nothing varies nothing happens
         chosen = {d for d in normal_dims(dims, value.ndim) if not _constant(value.axes[d])}
     else:
