@@ -85,6 +85,15 @@ def test_meta_weights_are_inconclusive():
     assert (proof.verdict, proof.trials) == ("inconclusive", 0)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_small_networks_are_proved_too(seed):
+    """Three ReLU units are often silent on two inputs; the wrong element must be shown where they are not."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    assert weyl.verify(model, (torch.randn(2, 4, generator=torch.Generator().manual_seed(seed)),), seed=seed).holds
+
+
 class Silent(nn.Module):
     """Returns zeros whatever its weights are: no check can see anything there."""
 
