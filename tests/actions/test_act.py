@@ -104,7 +104,7 @@ def test_any_dtype(dtype):
     element = structure.group.random(4)
     moved = weyl.act(element, structure, {"w": tensor})["w"]
     assert moved.dtype is dtype
-    order = torch.from_numpy(element["a"].permutation)
+    order = torch.from_numpy(element["a"].permutation.copy())
     assert torch.equal(moved.to(torch.complex64), tensor.to(torch.complex64)[order])
 
 
@@ -130,6 +130,10 @@ def test_refusals():
     other = Structure((Space("b", 3),), {})
     with pytest.raises(weyl.StructureError, match="another group"):
         weyl.act(other.group.identity(), structure, {"x": torch.zeros(3)})
+    with pytest.raises(weyl.StructureError, match=r"strip a prefix such as 'module\.'"):
+        weyl.act(structure.group.identity(), structure, {"module.x": torch.zeros(3)})
+    with pytest.raises(weyl.StructureError, match="state_dict"):
+        weyl.act(structure.group.identity(), structure, nn.Linear(2, 2))
     joint = Structure(HEADS, {"w": (Units("h", 2), Units("d", 3))})
     with pytest.raises(weyl.StructureError, match="together"):
         gather_indices(joint.axes["w"], joint.group.random(1))

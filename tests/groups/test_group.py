@@ -1,6 +1,7 @@
 """Groups and elements against plain enumeration."""
 
 import math
+import re
 from itertools import permutations
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weyl.errors import StructureError
+from weyl.errors import StructureError, UsageError
 from weyl.groups import Element, Group, Kind, Part, Space
 from weyl.testing import assert_group_laws
 
@@ -110,6 +111,71 @@ def test_random_leaves_global_state_alone():
 )
 def test_symbol(spaces, symbol):
     assert Group(spaces).symbol == symbol
+
+
+def evaluate(symbol):
+    """Order of a group from its symbol alone: S_n, powers, products, wreath products, brackets."""
+    tokens = re.findall(r"S_\d+|\d+|[()^×≀]", symbol)
+
+    def product():
+        order, size = power()
+        while tokens and tokens[0] in "×≀":
+            operator = tokens.pop(0)
+            other, moved = power()
+            order = order * other if operator == "×" else order**moved * other
+            size = moved
+        return order, size
+
+    def power():
+        token = tokens.pop(0)
+        if token == "(":
+            order, size = product()
+            tokens.pop(0)
+        else:
+            size = int(token[2:]) if token.startswith("S_") else 0
+            order = math.factorial(size)
+        if tokens and tokens[0] == "^":
+            tokens.pop(0)
+            order, size = order ** int(tokens.pop(0)), size
+        return order, size
+
+    return product()[0]
+
+
+@given(groups())
+@settings(deadline=None)
+def test_symbol_says_what_the_order_counts(group):
+    """The towers of the strategy: every space within a chain."""
+    assert evaluate(group.symbol) == int(group.order)
+
+
+def test_symbol_of_nestings_with_fixed_indices():
+    position, head = Space("p", 5, Kind.TRIVIAL), Space("h", 3)
+    group = Group((position, head, Space("u", 6, within=("p", "h"))))
+    assert group.symbol == "S_6^5 ≀ S_3"
+    assert evaluate(group.symbol) == int(group.order) == math.factorial(3) * math.factorial(6) ** 15
+
+
+@pytest.mark.parametrize("kind", [k for k in Kind if k not in (Kind.TRIVIAL, Kind.SYMMETRIC)])
+def test_kinds_that_cannot_be_counted_yet_are_refused(kind):
+    with pytest.raises(StructureError, match="only permutations"):
+        Group((Space("a", 3, kind),))
+
+
+def test_outer_spaces_must_be_listed_whole():
+    with pytest.raises(StructureError, match="does not list"):
+        Group((Space("a", 2), Space("b", 2, within=("a",)), Space("c", 2, within=("b",))))
+
+
+def test_wrong_calls():
+    group = Group((Space("a", 3),))
+    for seed in (None, -1, 1.5, True):
+        with pytest.raises(UsageError, match="seed"):
+            group.random(seed)
+    with pytest.raises(TypeError):
+        group.identity() @ 3
+    with pytest.raises(ValueError, match="read-only"):
+        group.identity()["a"].permutation[0] = 1
 
 
 def test_multiplicity_counts_copies():

@@ -34,7 +34,7 @@ class Tally:
     """How often a wrong element could be made, and was seen."""
 
     def __init__(self) -> None:
-        self.made = self.seen = 0
+        self.drawn = self.made = self.seen = self.proved = self.exact = 0
 
     def check(self, example: Drawn, seed: int) -> None:
         """Random elements keep the function; a wrong one is counted."""
@@ -45,6 +45,11 @@ class Tally:
         for number in (seed, seed + 1):
             after = outputs(model, weyl.act(structure.group.random(number), structure, state), args)
             assert error(before, after) < TOLERANCE, f"unsound: {error(before, after):.1e}\n{model}\n{structure!r}"
+        proof = weyl.verify(model, args, structure=structure, trials=2, seed=seed)
+        assert proof.verdict != "fails", f"{proof}\n{model}\n{structure!r}"
+        self.drawn += 1
+        self.proved += proof.holds
+        self.exact += proof.exact is True
         if not structure.group.trivial:
             self.made += 1
             self.seen += control_error(model, structure, state, args) > 100 * TOLERANCE
@@ -62,6 +67,9 @@ def check_many(budget: settings) -> None:
     # a random network may be dead (a softmax over equal rows, a switched-off unit), so that nothing at all is seen
     assert tally.made > budget.max_examples / 2
     assert tally.seen >= 0.9 * tally.made
+    assert tally.proved >= 0.8 * tally.drawn
+    # to the last bit, where all operators of a network are exact on integers
+    assert tally.exact >= 1
 
 
 def test_every_element_keeps_the_function() -> None:

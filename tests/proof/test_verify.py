@@ -140,6 +140,82 @@ def test_casts_inside_do_not_blunt_the_proof():
     assert proof.tolerance < 1e-11
 
 
+class Mixed(nn.Module):
+    """Keeps a plain float32 tensor and makes another one in its forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 6)
+        self.b = nn.Linear(6, 3)
+        self.t = torch.linspace(0.1, 0.7, 4)
+
+    def forward(self, x):
+        ramp = torch.linspace(1.0, 2.0, 6, dtype=torch.float32).mean()
+        return self.b(torch.tanh(self.a(x @ torch.diag(self.t))) * ramp)
+
+
+def test_float32_constants_are_taken_to_float64():
+    proof = weyl.verify(Mixed(), X)
+    assert (proof.verdict, proof.precision) == ("holds", "float64")
+    assert proof.max_relative_error < 1e-14
+
+
+class OnlyFloat32(nn.Module):
+    """An operator that refuses every other precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 6)
+        self.b = nn.Linear(6, 3)
+
+    def forward(self, x):
+        h = self.a(x)
+        if h.dtype is not torch.float32:
+            raise RuntimeError("only float32 here")
+        return self.b(torch.tanh(h))
+
+
+def test_where_float64_does_not_run_the_tolerance_says_so():
+    proof = weyl.verify(OnlyFloat32(), X)
+    assert (proof.verdict, proof.precision) == ("holds", "float32")
+    assert 1e-5 < proof.tolerance < 1e-2
+    assert proof.exact is None
+
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 6)
+        self.b = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x + torch.randn_like(x))))
+
+
+def test_noise_is_the_same_before_and_after():
+    model = Noisy()
+    before = torch.random.get_rng_state()
+    assert weyl.verify(model, X).holds
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_difference_in_the_last_bit_fails(monkeypatch):
+    monkeypatch.setattr("weyl.proof._verify._Run._exact", lambda self: False)
+    proof = weyl.verify(mlp(), X)
+    assert proof.verdict == "fails"
+    assert "last bit" in proof.reason
+
+
+@pytest.mark.parametrize("given", [{}, {"structure": weyl.Structure((), {})}])
+def test_wrong_calls_are_refused_in_one_line(given):
+    with pytest.raises(weyl.InputError, match="tuple"):
+        weyl.verify(mlp(), X[0], **given)
+    with pytest.raises(weyl.InputError, match="does not accept"):
+        weyl.verify(mlp(), (torch.zeros(2, 5),), **given)
+    with pytest.raises(weyl.InputError, match="meta"):
+        weyl.verify(mlp(), (X[0].to("meta"),), **given)
+
+
 def test_fresh_zeros_hide_nothing():
     """A zero-initialised last layer makes the output constant; weights in general position do not."""
     model = mlp()

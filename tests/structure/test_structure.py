@@ -49,7 +49,7 @@ def test_round_trip_of_families_and_cases():
     assert_structure_round_trip(structure)
     assert structure.spaces[0].multiplicity == 4
     assert structure.spaces[0].occurrences == (("w", 1), ("v", 1))
-    assert structure["p"].occurrences == (("w", 0),)
+    assert structure.space("p").occurrences == (("w", 0),)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,10 @@ GOOD = json.loads(Structure((Space("a", 2),), {"w": (Units("a", 2), Sum((Fixed(1
         (("axes", "w", 1), {"sum": []}),
         (("axes", "w", 1), {"cases": [1, 2], "dim": 0}),
         (("axes", "w", 1), -4),
+        (("axes", "w", 0), {"space": "a", "size": 3}),
+        (("axes", "w", 0), {"cases": [2, 2], "dim": 7}),
+        (("axes", "w", 0), {"cases": [2, 2, 2], "dim": 1}),
+        (("spaces", 0, "kind"), "B"),
         (("axes",), None),
         (("opaque",), [{}]),
     ],
@@ -129,9 +133,9 @@ def test_printing_escapes_and_names():
     assert "aten.x" in repr(structure)
     assert "&lt;b&gt;" in structure._repr_html_()
     assert "<b>" not in structure._repr_html_()
-    assert structure["<b>"].occurrences == (("w", 0),)
-    with pytest.raises(KeyError):
-        structure["b"]
+    assert structure.space("<b>").occurrences == (("w", 0),)
+    with pytest.raises(StructureError, match="no space"):
+        structure.space("b")
 
 
 def test_a_structure_does_not_change():

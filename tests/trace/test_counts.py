@@ -274,6 +274,9 @@ def test_models_of_transformers(make: Callable[[], Made]) -> None:
     structure = assert_preserved(model, (), inputs, output=logits, tolerance=tolerance, seeds=(1,))
     assert int(structure.group.order) == order, repr(structure)
     assert structure.opaque == ()
+    proof = weyl.verify(model, (), inputs, structure=structure, trials=1, output=logits)
+    assert (proof.verdict, proof.precision) == ("holds", "float64"), proof
+    assert proof.exact is None
 
 
 @pytest.mark.parametrize("make", [t5, whisper], ids=lambda make: make.__name__)

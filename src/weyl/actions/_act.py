@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from weyl._memory import tensor_identity
 from weyl.errors import StructureError
 from weyl.groups import Element
 from weyl.structure import Axis, Cases, Fixed, Product, Structure, Sum, Units
@@ -54,7 +55,8 @@ def act(element: Element, structure: Structure, state: Mapping[str, Tensor]) -> 
     structure : Structure
         Of the model that the state belongs to.
     state : mapping of str to tensor
-        Any dtype, any device. It is not changed.
+        Any dtype, any device; a part of the whole will do. It is not changed. Names that the structure does not know
+        (counters, buffers that do not persist) pass through.
 
     Returns
     -------
@@ -65,7 +67,8 @@ def act(element: Element, structure: Structure, state: Mapping[str, Tensor]) -> 
     Raises
     ------
     StructureError
-        If the element belongs to another group, or a tensor has another shape than the structure says.
+        If the element belongs to another group, a tensor has another shape than the structure says, or the structure
+        knows none of the names.
 
     Examples
     --------
@@ -81,6 +84,7 @@ def act(element: Element, structure: Structure, state: Mapping[str, Tensor]) -> 
     """
     if element.spaces != structure.group.spaces:
         raise StructureError("the element belongs to another group than the structure's")
+    _check_state(structure, state)
     plans: dict[tuple[Axis, ...], _Plan] = {}
     moved: dict[tuple[object, ...], Tensor] = {}
     out: dict[str, Tensor] = {}
@@ -94,17 +98,22 @@ def act(element: Element, structure: Structure, state: Mapping[str, Tensor]) -> 
             raise StructureError(f"{name!r} has shape {tuple(tensor.shape)}, the structure says {expected}")
         if axes not in plans:
             plans[axes] = _Plan(axes, element)
-        identity = (*_identity(tensor), axes)
+        identity = (*tensor_identity(tensor), axes)
         if identity not in moved:
             moved[identity] = plans[axes].apply(tensor)
         out[name] = moved[identity]
     return out
 
 
-def _identity(tensor: Tensor) -> tuple[object, ...]:
-    """The same view of the same memory: tied names of a state dict are often different tensor objects."""
-    storage = tensor.untyped_storage()._cdata
-    return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+def _check_state(structure: Structure, state: Mapping[str, Tensor]) -> None:
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise StructureError(f"expected a state dict of tensors, got {type(state).__name__}: pass model.state_dict()")
+    if state and structure.axes and not any(name in structure.axes for name in state):
+        known, given = next(iter(structure.axes)), next(iter(state))
+        raise StructureError(
+            f"the structure knows none of the {len(state)} names, such as {given!r}; it knows names such as {known!r}: "
+            "strip a prefix such as 'module.', or use the structure of this model"
+        )
 
 
 def gather_indices(axes: tuple[Axis, ...], element: Element) -> list[Indices | None]:

@@ -34,6 +34,9 @@ class Part:
 
     permutation: Indices
 
+    def __post_init__(self) -> None:
+        self.permutation.setflags(write=False)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Part) and np.array_equal(self.permutation, other.permutation)
 
@@ -108,6 +111,8 @@ class Element(Mapping[str, Part]):
 
     def __matmul__(self, other: Element) -> Element:
         """Compose: ``act(g @ h, s)`` equals ``act(g, act(h, s))``."""
+        if not isinstance(other, Element):
+            return NotImplemented
         if self.spaces != other.spaces:
             raise StructureError("elements of different groups cannot be composed")
         parts = {}

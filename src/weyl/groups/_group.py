@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from weyl.errors import StructureError
+from weyl.errors import StructureError, UsageError
 from weyl.groups._element import Element, Part
 from weyl.groups._order import Order
 from weyl.groups._space import Kind, Space
@@ -41,20 +41,21 @@ class Group:
     spaces: tuple[Space, ...]
 
     def __post_init__(self) -> None:
-        seen: set[str] = set()
+        seen: dict[str, Space] = {}
         for space in self.spaces:
-            missing = [name for name in space.within if name not in seen]
-            if missing or space.name in seen:
-                raise StructureError(f"space {space.name!r} is repeated or comes before {missing}")
-            seen.add(space.name)
+            if space.name in seen:
+                raise StructureError(f"two spaces are called {space.name!r}")
+            if any(name not in seen for name in space.within):
+                raise StructureError(f"space {space.name!r} comes before one of the spaces it lives within")
+            if any(not set(seen[name].within) <= set(space.within) for name in space.within):
+                raise StructureError(f"space {space.name!r} does not list all that its outer spaces live within")
+            if space.kind not in (Kind.TRIVIAL, Kind.SYMMETRIC):
+                raise StructureError(f"space {space.name!r} has kind {space.kind.value!r}: only permutations are known")
+            seen[space.name] = space
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
         return {space.name: space.size for space in self.spaces}
-
-    @cached_property
-    def _kinds(self) -> dict[str, Kind]:
-        return {space.name: space.kind for space in self.spaces}
 
     def multiplicity(self, space: Space) -> int:
         """Number of independent copies of a space: the product of the sizes it lives within."""
@@ -93,7 +94,14 @@ class Group:
         -------
         Element
             Uniform over the group: an independent uniform permutation for every copy of every space.
+
+        Raises
+        ------
+        UsageError
+            If the seed is not a non-negative integer.
         """
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise UsageError(f"seed must be a non-negative integer, got {seed!r}")
         rng = np.random.default_rng(seed)
         identity = self.identity()
         parts = {name: Part(rng.permuted(part.permutation, axis=-1)) for name, part in identity.items()}
@@ -118,32 +126,50 @@ class Group:
 
     @cached_property
     def symbol(self) -> str:
-        """The group in the usual notation, repeated factors collected: ``S_64^3 × (S_4 ≀ S_8)``."""
-        moving = {space.name for space in self._moving()}
+        """The group in the usual notation, repeated factors collected: ``S_64^3 × (S_4 ≀ S_8)``.
+
+        A space within two others that are not nested in each other is written within the last of them, to the
+        power of its copies there.
+        """
+        moving = {space.name: space for space in self._moving()}
         inside: dict[str | None, list[Space]] = defaultdict(list)
-        for space in self._moving():
+        for space in moving.values():
             outer = [name for name in space.within if name in moving]
             inside[outer[-1] if outer else None].append(space)
-        terms = Counter(self._term(space, inside) for space in inside[None])
-        text = [term if count == 1 else f"{_bracket(term)}^{count}" for term, count in terms.items()]
-        return " × ".join(_bracket(t) if len(text) > 1 and " " in t else t for t in text) or "1"
+        return _join_terms(Counter(self._term(space, None, inside) for space in inside[None]))
 
-    def _term(self, space: Space, inside: Mapping[str | None, list[Space]]) -> str:
+    def _term(self, space: Space, parent: Space | None, inside: Mapping[str | None, list[Space]]) -> str:
         """One space with everything nested directly inside it, as a wreath product."""
         head = space.symbol
         if inside.get(space.name):
-            body = Counter(self._term(inner, inside) for inner in inside[space.name])
-            text = " × ".join(_bracket(t) if n == 1 else f"{_bracket(t)}^{n}" for t, n in body.items())
-            head = f"{_bracket(text)} ≀ {head}"
-        fixed = [name for name in space.within if self._kinds[name] is Kind.TRIVIAL]
-        copies = math.prod(self._sizes[name] for name in fixed) if len(fixed) == len(space.within) else 1
-        return head if copies == 1 else f"{_bracket(head)}^{copies}"
+            body = _join_terms(Counter(self._term(inner, space, inside) for inner in inside[space.name]))
+            head = f"{_bracket(body)} ≀ {head}"
+        around = self.multiplicity(parent) * parent.size if parent else 1
+        copies = self.multiplicity(space) // around
+        return _power(head, copies)
+
+    def __repr__(self) -> str:
+        return f"Group({self.symbol}, order {self.order})"
 
     def _shape(self, space: Space) -> tuple[int, ...]:
         return (*(self._sizes[name] for name in space.within), space.size)
 
     def _moving(self) -> Iterator[Space]:
         return (space for space in self.spaces if space.kind is not Kind.TRIVIAL)
+
+
+def _join_terms(terms: Mapping[str, int]) -> str:
+    """A product of terms to their powers."""
+    if not terms:
+        return "1"
+    text = [_power(term, count) for term, count in terms.items()]
+    return text[0] if len(text) == 1 else " × ".join(_bracket(term) for term in text)
+
+
+def _power(term: str, count: int) -> str:
+    if count == 1:
+        return term
+    return f"({term})^{count}" if " " in term or "^" in term else f"{term}^{count}"
 
 
 def _bracket(text: str) -> str:

@@ -24,6 +24,10 @@ class Order:
     powers : tuple of (int, int)
         Pairs ``(b, e)``, each standing for ``b ** e`` (signs give ``(2, e)``).
 
+    Notes
+    -----
+    ``int(order)`` is exact; ``str(int(order))`` stops at 4300 digits, :meth:`digits` does not.
+
     Examples
     --------
     >>> order = Order.of({3: 1, 2: 2})
@@ -137,6 +141,8 @@ def _decimal(value: int, width: int) -> str:
 
 
 def _widths(sizes: Iterable[int], what: str) -> list[int]:
+    if not isinstance(sizes, Iterable):
+        raise UsageError(f"{what} must be a list of positive integers, got {sizes!r}: write [{sizes!r}]")
     widths = list(sizes)
     for width in widths:
         if isinstance(width, bool) or not isinstance(width, int) or width < 1:

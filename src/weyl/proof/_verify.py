@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from weyl._memory import tensor_identity
 from weyl.actions import act
 from weyl.errors import InputError
 from weyl.groups import Element, Part
 from weyl.proof._watch import Watch
 from weyl.structure import Structure
-from weyl.trace import copy_module, discover
+from weyl.trace import check_call, copy_module, discover, explain
 
 __all__ = ["Control", "Proof", "verify"]
 
@@ -145,11 +147,14 @@ def verify(
     """
     if trials < 1:
         raise InputError(f"trials must be at least 1, got {trials}")
-    structure = structure or discover(model, args, kwargs, output=output)
+    check_call(model, args, kwargs)
+    if structure is None:
+        structure = discover(model, args, kwargs, output=output)
     obstacle = _obstacle(model)
     if obstacle:
         return _inconclusive(obstacle)
-    with torch.no_grad(), torch.random.fork_rng():
+    devices = sorted({t.device.index or 0 for t in model.state_dict().values() if t.device.type == "cuda"})
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
         return _Run(model, (tuple(args), dict(kwargs or {})), output, structure, seed).prove(trials)
 
 
@@ -171,19 +176,29 @@ class _Run:
         self.seed = seed
         self.generator = torch.Generator().manual_seed(seed)
         self.operators = 1
-        self.lowest = torch.float64
         self.twin, self.dtype = self._copy()
+        self.lowest = self.dtype
 
     def _copy(self) -> tuple[nn.Module, torch.dtype]:
         """The model in float64, or in its own precision where that does not run."""
+        self.dtype = self.lowest = torch.float64
         twin = copy_module(self.model).double().eval()
+        for module in twin.modules():
+            for name, value in vars(module).items():
+                if _is_float(value):
+                    setattr(module, name, value.double())
         try:
             self._outputs(twin, _state(twin), _cast(self.inputs, torch.float64))
-        except Exception:  # some operators and plain tensor attributes know only one precision
+            return twin, torch.float64
+        except RuntimeError:  # an operator that knows only one precision
             twin = copy_module(self.model).eval()
-            dtypes = {t.dtype for t in twin.parameters() if t.is_floating_point()}
-            return twin, max(dtypes, key=lambda d: torch.finfo(d).eps, default=torch.float32)
-        return twin, torch.float64
+        dtypes = {t.dtype for t in twin.parameters() if t.is_floating_point()}
+        self.dtype = max(dtypes, key=lambda d: torch.finfo(d).eps, default=torch.float32)
+        try:
+            self._outputs(twin, _state(twin), _cast(self.inputs, self.dtype))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise explain(error, self.model) from error
+        return twin, self.dtype
 
     def prove(self, trials: int) -> Proof:
         errors = []
@@ -194,26 +209,28 @@ class _Run:
             element = self.structure.group.random(self.seed + trial)
             errors.append(self._error(state, act(element, self.structure, state), inputs))
         tolerance = SLACK * torch.finfo(self.lowest).eps * math.sqrt(self.operators)
-        control = self._control(tolerance)
+        control, exact = self._control(tolerance), self._exact()
         error = float("nan") if any(map(math.isnan, errors)) else max(errors)
-        verdict, reason = self._judge(error, tolerance, control)
+        verdict, reason = self._judge(error, tolerance, exact, control)
         return Proof(
             verdict,
             reason,
             error,
             tolerance,
-            self._exact(),
+            exact,
             trials,
             control,
             self._float32(),
             str(self.lowest).removeprefix("torch."),
         )
 
-    def _judge(self, error: float, tolerance: float, control: Control) -> tuple[str, str]:
+    def _judge(self, error: float, tolerance: float, exact: bool | None, control: Control) -> tuple[str, str]:
         if math.isnan(error):
             return "inconclusive", "the outputs are not finite"
         if error > tolerance:
             return "fails", f"an element changed the output by {error:.1e}, rounding explains {tolerance:.1e}"
+        if exact is False:
+            return "fails", "outputs differ in the last bit on small-integer weights"
         if not control.detected:
             return "inconclusive", "a deliberately wrong element went unseen, so agreement proves nothing"
         if self.structure.group.trivial:
@@ -223,7 +240,8 @@ class _Run:
     # ------------------------------------------------------------------ runs
     def _outputs(self, module: nn.Module, state: State, inputs: Any, watch: Watch | None = None) -> list[Tensor]:
         args, kwargs = inputs
-        with watch or Watch() as watch:
+        torch.manual_seed(self.seed)  # a forward that draws noise must draw the same before and after
+        with watch or Watch(self.dtype) as watch:
             result = torch.func.functional_call(module, state, args, kwargs)
         self.operators = max(self.operators, watch.operators)
         if torch.finfo(watch.lowest).eps > torch.finfo(self.lowest).eps:
@@ -239,9 +257,12 @@ class _Run:
         args, kwargs = _cast(self.inputs, torch.float32)
         state = _state(twin)
         moved = act(self.structure.group.random(self.seed), self.structure, state)
+        results = []
         try:
-            results = [torch.func.functional_call(twin, s, args, kwargs) for s in (state, moved)]
-        except Exception:  # the model insists on another precision
+            for weights in (state, moved):
+                torch.manual_seed(self.seed)
+                results.append(torch.func.functional_call(twin, weights, args, kwargs))
+        except RuntimeError:  # the model insists on another precision
             return None
         both = [[t for t in tree_leaves(self.output(r)) if isinstance(t, Tensor)] for r in results]
         return _relative(both[0], both[1])
@@ -254,7 +275,7 @@ class _Run:
         for terms in (2, 4, 8):
             state = self._integer_state(_state(self.twin), terms)
             moved = act(self.structure.group.random(self.seed), self.structure, state)
-            watch = Watch(exact=True)
+            watch = Watch(self.dtype, exact=True)
             before = self._outputs(self.twin, state, inputs, watch)
             if not watch.all_exact:
                 return None
@@ -281,33 +302,30 @@ class _Run:
                     return control
         return control
 
-    def _wrong_states(self, state: State) -> list[tuple[str, State]]:
+    def _wrong_states(self, state: State) -> Iterator[tuple[str, State]]:
+        """States in which one tensor was moved without its partners, the largest spaces first."""
         group = self.structure.group
-        wrong: list[tuple[str, State]] = []
+        found = False
         for space in sorted(self.structure.spaces, key=lambda s: -s.size)[:CONTROLS]:
             places = list(dict.fromkeys(name for name, _ in space.occurrences if name in state))
-            families = {_storage(state[name]) for name in places}
-            if len(families) < 2:
+            if len({tensor_identity(state[name]) for name in places}) < 2:
                 continue
             identity = group.identity()
             part = Part(identity[space.name].permutation[..., ::-1].copy())
             moved = act(Element(group.spaces, {**identity, space.name: part}), self.structure, state)
             name = max(places, key=lambda n: (moved[n] is not state[n], state[n].ndim))
-            same = {n for n in state if _storage(state[n]) == _storage(state[name])}
-            wrong.append((name, {n: moved[n] if n in same else t for n, t in state.items()}))
-        return (wrong or self._any_flip(state))[:CONTROLS]
+            found = True
+            yield name, _replaced(state, name, moved[name])
+        if not found:
+            yield from islice(self._flips(state), CONTROLS)
 
-    def _any_flip(self, state: State) -> list[tuple[str, State]]:
-        """Where no space has partners: reverse some axis that is held still."""
+    def _flips(self, state: State) -> Iterator[tuple[str, State]]:
+        """Where no space has partners: states in which some axis that is held still is reversed."""
         names = [n for n, t in state.items() if _is_float(t) and t.ndim and n not in self.structure.unused]
-        wrong = []
         for name in sorted(names, key=lambda n: -state[n].ndim):
             for dim, size in enumerate(state[name].shape):
                 if size > 1:
-                    same = {n for n in state if _storage(state[n]) == _storage(state[name])}
-                    flipped = state[name].flip(dim)
-                    wrong.append((name, {n: flipped if n in same else t for n, t in state.items()}))
-        return wrong
+                    yield name, _replaced(state, name, state[name].flip(dim))
 
     # ------------------------------------------------------------------ weights and inputs
     def _general(self, state: State) -> State:
@@ -359,14 +377,16 @@ def _cast(tree: Any, dtype: torch.dtype) -> Any:
     return tree_map(lambda leaf: leaf.detach().to(dtype) if _is_float(leaf) else leaf, tree)
 
 
-def _storage(tensor: Tensor) -> tuple[int, int]:
-    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
+def _replaced(state: State, name: str, tensor: Tensor) -> State:
+    """The state with one tensor replaced, under all its names."""
+    old = tensor_identity(state[name])
+    return {n: tensor if tensor_identity(t) == old else t for n, t in state.items()}
 
 
 def _state(module: nn.Module) -> State:
     """The state dict, detached, with names that share a tensor sharing one object."""
     shared: dict[tuple[object, ...], Tensor] = {}
-    return {n: shared.setdefault((*_storage(t), t.shape), t.detach()) for n, t in module.state_dict().items()}
+    return {n: shared.setdefault(tensor_identity(t), t.detach()) for n, t in module.state_dict().items()}
 
 
 def _map_state(state: State, function: Callable[[Tensor], Tensor]) -> State:

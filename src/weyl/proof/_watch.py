@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = ["Watch"]
 
@@ -19,27 +19,36 @@ LOWER = (torch.float32, torch.float16, torch.bfloat16)
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operators; keeps float64 computations in float64; optionally checks that no value was rounded.
 
-    Many models cast to float32 inside (norms, rotary embeddings). For a proof the cast is an obstacle, not a part
-    of the function, so it is skipped; ``lowest`` says if float64 data was rounded to less all the same.
+    Many models cast to float32 inside (norms, rotary embeddings), or mix in float32 constants. For a proof the cast is
+    an obstacle, not a part of the function, so it is skipped; ``lowest`` says if data was rounded to less all the
+    same.
 
     Parameters
     ----------
+    working : dtype
+        The precision in which weights and inputs are.
     exact : bool
-        Check that every floating value is a multiple of 2^-20 below 2^30, so that no sum of them was rounded.
+        Check that every floating value that an operator returns is a multiple of 2^-20 below 2^30. Sums of such values
+        are exact, and so are products of integers below 2^15 among them, which is what small-integer weights give;
+        what an operator computes on its way to its result is not seen.
     """
 
-    def __init__(self, exact: bool = False) -> None:
+    def __init__(self, working: torch.dtype = torch.float64, exact: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operators = 0
-        self.lowest: torch.dtype = torch.float64
+        self.lowest = working
         self.all_exact = True
+        self._working = working
         self._exact = exact
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        wide = any(isinstance(t, torch.Tensor) and t.dtype is torch.float64 for t in tree_leaves((args, kwargs)))
-        if func is torch.ops.aten._to_copy.default and wide and kwargs.get("dtype") in LOWER:
-            kwargs["dtype"] = torch.float64
+        wide = any(isinstance(t, torch.Tensor) and t.dtype is self._working for t in tree_leaves((args, kwargs)))
+        if wide and self._working is torch.float64:
+            if func is torch.ops.aten._to_copy.default and kwargs.get("dtype") in LOWER:
+                kwargs["dtype"] = torch.float64
+            elif not func._schema.is_mutable:
+                args, kwargs = tree_map(_widened, (args, kwargs))
         out = func(*args, **kwargs)
         self.operators += 1
         for tensor in tree_leaves(out):
@@ -49,6 +58,10 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if self._exact and self.all_exact:
                     self.all_exact = _on_grid(tensor)
         return out
+
+
+def _widened(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, torch.Tensor) and leaf.dtype in LOWER else leaf
 
 
 def _on_grid(tensor: torch.Tensor) -> bool:

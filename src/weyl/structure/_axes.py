@@ -14,13 +14,24 @@ Four shapes, all immutable and free of tensors:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from weyl.errors import StructureError
 
-__all__ = ["Axis", "Cases", "Fixed", "Product", "Sum", "Units", "axis_from_json", "axis_to_json", "spaces_of"]
+__all__ = [
+    "Axis",
+    "Cases",
+    "Fixed",
+    "Product",
+    "Sum",
+    "Units",
+    "axis_from_json",
+    "axis_to_json",
+    "check_axis",
+    "spaces_of",
+]
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,33 @@ def spaces_of(axis: Axis) -> Iterator[str]:
         case Product(children) | Sum(children) | Cases(_, children):
             for child in children:
                 yield from spaces_of(child)
+
+
+def check_axis(name: str, axis: Axis, axes: tuple[Axis, ...], sizes: Mapping[str, int]) -> None:
+    """Refuse an axis that names a space that is not there, or of another size, or cases of no sum.
+
+    Raises
+    ------
+    StructureError
+        Naming the tensor.
+    """
+    match axis:
+        case Units(space, size):
+            if space not in sizes:
+                raise StructureError(f"axis of {name!r} names an unknown space {space!r}")
+            if size != sizes[space]:
+                raise StructureError(f"axis of {name!r} has {size} units of space {space!r}, which has {sizes[space]}")
+        case Product(children) | Sum(children):
+            for child in children:
+                check_axis(name, child, axes, sizes)
+        case Cases(dim, options):
+            total = axes[dim] if 0 <= dim < len(axes) else None
+            if not isinstance(total, Sum) or len(total.parts) != len(options):
+                raise StructureError(
+                    f"axis of {name!r} depends on dimension {dim}, which is no sum of {len(options)} parts"
+                )
+            for option in options:
+                check_axis(name, option, axes, sizes)
 
 
 def axis_to_json(axis: Axis) -> Any:

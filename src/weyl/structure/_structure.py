@@ -13,7 +13,7 @@ from typing import Any
 
 from weyl.errors import StructureError
 from weyl.groups import Group, Kind, Space
-from weyl.structure._axes import Axis, axis_from_json, axis_to_json, spaces_of
+from weyl.structure._axes import Axis, axis_from_json, axis_to_json, check_axis, spaces_of
 
 __all__ = ["Opaque", "Structure"]
 
@@ -31,7 +31,7 @@ class Opaque:
     module : str
         Path of the module that called it; ``''`` for the model itself.
     pinned : tuple of str
-        Parameter axes that it touched, as ``name[dim]``.
+        Parameter axes that are held still because of it (not those that already were), as ``name[dim]``.
     reason : str
         Why it was not understood.
     """
@@ -62,6 +62,8 @@ class Structure:
         Parameters that the output does not depend on; they are held still and not counted.
     notes : tuple of str
         Remarks for people, e.g. an axis that two views cut in incompatible ways.
+    pinned : mapping of str to str
+        Why axes, as ``name[dim]``, are held still, wholly or in part: the first reason found.
 
     Examples
     --------
@@ -80,17 +82,18 @@ class Structure:
     indices: tuple[Space, ...] = ()
     opaque: tuple[Opaque, ...] = ()
     unused: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    pinned: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "pinned", MappingProxyType(dict(self.pinned)))
         object.__setattr__(self, "axes", MappingProxyType(dict(self.axes)))
         sizes = {space.name: space.size for space in (*self.indices, *self.spaces)}
         found: dict[str, dict[tuple[str, int], None]] = {name: {} for name in sizes}
         for name, axes in self.axes.items():
             for dim, axis in enumerate(axes):
+                check_axis(name, axis, axes, sizes)
                 for space in spaces_of(axis):
-                    if space not in sizes:
-                        raise StructureError(f"axis of {name!r} names an unknown space {space!r}")
                     found[space][name, dim] = None
         for place in ("indices", "spaces"):
             filled = [
@@ -111,12 +114,18 @@ class Structure:
         """The symmetry group."""
         return Group((*self.indices, *self.spaces))
 
-    def __getitem__(self, name: str) -> Space:
-        """A space, or an index, by name."""
+    def space(self, name: str) -> Space:
+        """A space, or an index, by name.
+
+        Raises
+        ------
+        StructureError
+            If there is none of this name.
+        """
         for space in (*self.spaces, *self.indices):
             if space.name == name:
                 return space
-        raise KeyError(name)
+        raise StructureError(f"there is no space {name!r}")
 
     def to_json(self, indent: int | None = None) -> str:
         """Text form; :meth:`from_json` gives an equal structure back."""
@@ -134,6 +143,7 @@ class Structure:
             ],
             "unused": list(self.unused),
             "notes": list(self.notes),
+            "pinned": dict(self.pinned),
         }
 
     @classmethod
@@ -160,6 +170,7 @@ class Structure:
                 opaque=tuple(Opaque(o["op"], o["module"], tuple(o["pinned"]), o["reason"]) for o in data["opaque"]),
                 unused=tuple(data["unused"]),
                 notes=tuple(data["notes"]),
+                pinned={str(place): str(why) for place, why in data["pinned"].items()},
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise StructureError(f"malformed structure: {type(error).__name__}: {error}") from None

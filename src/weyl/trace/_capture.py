@@ -6,6 +6,7 @@ import copy
 import functools
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -17,7 +18,7 @@ from torch.export import ExportedProgram
 
 from weyl.errors import CaptureError, InputError
 
-__all__ = ["capture", "copy_module", "module_tensors"]
+__all__ = ["capture", "check_call", "copy_module", "explain", "is_mutation", "module_tensors"]
 
 ALIASING = frozenset(
     """
@@ -61,21 +62,18 @@ def capture(
     CaptureError
         If the module cannot be exported: control flow on data, or Python that cannot be traced.
     """
-    _check_module(module)
-    if isinstance(args, torch.Tensor):
-        raise InputError("args must be a tuple of inputs, got a tensor: write args=(x,)")
+    check_call(module, args, kwargs)
     twin = copy_module(module, share=True)
     twin.eval()
     if output is not None:
         twin.forward = _selecting(twin.forward, output)
-    _check_devices(module, args, kwargs or {})
     with _quiet(), torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             program = torch.export.export(twin, tuple(args), dict(kwargs or {}), strict=False)
             if any(_unsafe_mutation(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
                 program = program.run_decompositions({})
         except Exception as error:
-            raise _explain(error, module) from error
+            raise explain(error, module) from error
     return program
 
 
@@ -109,7 +107,16 @@ def copy_module(module: nn.Module, share: bool = False) -> nn.Module:
         ) from error
 
 
-def _check_module(module: object) -> None:
+def check_call(module: object, args: Any, kwargs: Mapping[str, Any] | None = None) -> None:
+    """Refuse what is no module, has no shapes yet, or cannot be called with these inputs.
+
+    Raises
+    ------
+    InputError
+        In one line, with what to do.
+    """
+    if isinstance(args, torch.Tensor):
+        raise InputError("args must be a tuple of inputs, got a tensor: write args=(x,)")
     if not isinstance(module, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(module).__name__}")
     if isinstance(module, torch.jit.ScriptModule):
@@ -117,6 +124,7 @@ def _check_module(module: object) -> None:
     lazy = [name for name, p in module.named_parameters() if nn.parameter.is_lazy(p)]
     if lazy:
         raise InputError(f"{lazy[0]!r} has no shape yet: run the lazy module once on a batch first")
+    _check_devices(module, args, kwargs or {})
 
 
 def _selecting(forward: Callable[..., Any], output: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -155,25 +163,38 @@ def _one_line(error: BaseException) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
-def _explain(error: Exception, module: nn.Module) -> Exception:
+def explain(error: Exception, module: nn.Module) -> Exception:
     """The cause in one line, with what to try."""
     kind, text = type(error).__name__, str(error)
     name = type(module).__name__
+    if "in output, which is not a known type" in text:
+        return CaptureError(
+            f"{name} returns something that torch.export cannot return ({_one_line(error)[:80]}…): "
+            "pick the tensors, e.g. output=lambda result: result.logits, or pass kwargs={'use_cache': False}"
+        )
     data_dependent = ("data-dependent", "DataDependent", "GuardOnData", "_local_scalar_dense", "nonzero", "unbacked")
     if any(mark in kind or mark in text[:4000] for mark in data_dependent):
         return CaptureError(
-            f"{name} decides by the values of its data ({_one_line(error)}): "
+            f"{name} decides by the values of its data{_where(text)}: "
             "pass the module without that branch, or replace it by torch.where"
         )
     shape_words = ("shape", "size", "dim", "channel", "must match", "mat1", "rank", "expected", "out of range")
     if isinstance(error, (RuntimeError, ValueError, TypeError, IndexError)) and (
         isinstance(error, TypeError) or any(word in text.lower() for word in shape_words)
     ):
-        return InputError(f"{name} does not accept these inputs ({_one_line(error)}): check --input-shape or args")
+        return InputError(
+            f"{name} does not accept these inputs ({_one_line(error)}): check the shapes and types of the inputs"
+        )
     return CaptureError(
         f"{name} cannot be captured by torch.export ({kind}: {_one_line(error)}): "
         "try a submodule, or a forward without Python side effects"
     )
+
+
+def _where(text: str) -> str:
+    """The line of the model that an error of the exporter points at, where it does."""
+    found = re.search(r"File \"?([^\",:]+)\"?[,:] ?(?:line )?(\d+) in (\w+)", text)
+    return f" (in {found[3]}, line {found[2]} of {found[1].rpartition('/')[2]})" if found else ""
 
 
 def _graphs(module: torch.fx.GraphModule) -> Iterator[torch.fx.Graph]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import combinations
 from typing import Any
@@ -14,10 +15,11 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Node
 
-from weyl.errors import OpaqueError
+from weyl._memory import tensor_identity
+from weyl.errors import InputError, OpaqueError
 from weyl.structure import Opaque, Structure
 from weyl.trace._capture import capture, module_tensors
-from weyl.trace._cells import Axis, Cell, Uniform, find
+from weyl.trace._cells import Axis, Cell, Uniform, flatten
 from weyl.trace._express import Expressions, express, make_spaces, merge_inseparable, name_spaces, simplify
 from weyl.trace._interpret import Interpreter, hold
 from weyl.trace._nest import Occurrence, find_nesting, settle
@@ -69,7 +71,7 @@ def discover(
     Raises
     ------
     InputError
-        If the inputs do not fit the model.
+        If the inputs do not fit the model, or a pattern of ``fixed`` matches nothing.
     CaptureError
         If the model cannot be captured (control flow on data).
     OpaqueError
@@ -113,10 +115,9 @@ def analyse(
     inputs, parameters = _inputs(program, tensors)
     interpreter = Interpreter()
     context = interpreter.context
-    for name, axes in parameters.items():
-        if any(fnmatchcase(name, pattern) for pattern in fixed):
-            for axis in axes:
-                context.pin(axis, "held fixed by the caller")
+    for name in _matching(parameters, fixed):
+        for axis in parameters[name]:
+            context.pin(axis, "held fixed by the caller")
     result = interpreter.run(program.graph_module.graph, program.graph_module, inputs)
     hold(context, result, "an output of the model")
     hold(context, _mutated(program, inputs), "a buffer that the forward pass changes")
@@ -131,6 +132,19 @@ def analyse(
     own = [Occurrence(axes) for axes in parameters.values()]
     settle(context.unifier, [*context.occurrences.values(), *own], parameters.values())
     return _structure(interpreter, parameters, unused, overlapping)
+
+
+def _matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Names that match some pattern; every pattern must match one, or it was mistyped."""
+    names = list(names)
+    if isinstance(patterns, str):
+        raise InputError(f"fixed must be a list of patterns, got the string {patterns!r}: write fixed=[{patterns!r}]")
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = get_close_matches(pattern, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"fixed pattern {pattern!r} matches no parameter or persistent buffer{hint}")
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def _inputs(
@@ -243,12 +257,7 @@ def _constant_or_input(spec: Any, node: Node, program: ExportedProgram, tensors:
 
 
 def _identities(tensors: Mapping[str, torch.Tensor]) -> dict[str, Identity]:
-    """What makes two names one tensor: the same object, or the same view of the same memory."""
-    identities: dict[str, Identity] = {}
-    for name, tensor in tensors.items():
-        storage = tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
-        identities[name] = (storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
-    return identities
+    return {name: tensor_identity(tensor) for name, tensor in tensors.items()}
 
 
 def _mutated(program: ExportedProgram, inputs: dict[Node, Any]) -> list[Any]:
@@ -289,7 +298,28 @@ def _structure(
             *dict.fromkeys(unifier.conflicts),
             *(f"{name} shares memory with another tensor and is held still" for name in overlapping),
         ),
+        pinned=_reasons(parameters),
     )
+
+
+def _reasons(parameters: dict[str, tuple[Axis, ...]]) -> dict[str, str]:
+    """Why axes are held still: the first reason in each."""
+    reasons: dict[str, str] = {}
+    for name, axes in parameters.items():
+        for dim, axis in enumerate(axes):
+            why = next((cell.pin for cell in _cells(axis) if cell.pin is not None), None)
+            if why is not None:
+                reasons[f"{name}[{dim}]"] = why
+    return reasons
+
+
+def _cells(axis: Axis) -> Iterator[Cell]:
+    """Every cell of an axis, at any depth."""
+    for factor in flatten(axis):
+        if isinstance(factor, Cell):
+            yield factor
+            for part in factor.parts or []:
+                yield from _cells(part)
 
 
 def _within(out: Expressions, always: Mapping[Cell, frozenset[Cell]]) -> dict[str, set[str]]:
@@ -318,7 +348,7 @@ def _opaque(interpreter: Interpreter, parameters: dict[str, tuple[Axis, ...]]) -
     pinned: dict[str, list[str]] = defaultdict(list)
     for name, axes in parameters.items():
         for dim, axis in enumerate(axes):
-            for reason in {find(cell).pin for cell in axis if isinstance(cell, Cell)}:
+            for reason in dict.fromkeys(cell.pin for cell in _cells(axis)):
                 if reason is not None:
                     pinned[reason].append(f"{name}[{dim}]")
     return tuple(Opaque(u.op, u.module, tuple(pinned[u.pin]), u.reason) for u in interpreter.unknown)
