@@ -1,6 +1,7 @@
 """The shipped laws hold where they should, and fail on a wrong input."""
 
 import dataclasses
+import random
 
 import numpy as np
 import pytest
@@ -116,6 +117,10 @@ def test_round_trip_holds_and_rejects_a_lossy_text(monkeypatch):
         lambda model: model[0].register_forward_hook(lambda *_: None),
         lambda model: setattr(model, "extra", 1),
         lambda model: torch.rand(1),
+        lambda model: np.random.rand(1),
+        lambda model: random.random(),
+        lambda model: model[0].register_full_backward_pre_hook(lambda *_: None),
+        lambda model: setattr(model[0], "in_features", 7),
         lambda model: model[0].weight.data.add_(1),
         lambda model: model(INPUT[0]).sum().backward(),
     ],

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -166,7 +169,8 @@ def assert_untouched(model: nn.Module) -> Iterator[None]:
     Parameters
     ----------
     model : nn.Module
-        Its mode (of every submodule), tensors, gradients, hooks and attributes are compared.
+        Mode, attributes and hooks of every submodule, parameters, gradients and buffers are compared, and the random
+        states of torch (CPU), numpy and Python.
 
     Raises
     ------
@@ -180,26 +184,42 @@ def assert_untouched(model: nn.Module) -> Iterator[None]:
     >>> with assert_untouched(net):
     ...     structure = weyl.discover(net, (torch.zeros(1, 2),))
     """
-    before = _fingerprint(model)
-    tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    random = torch.random.get_rng_state()
+    before, tensors = _fingerprint(model), _tensors(model)
+    states = torch.random.get_rng_state(), _numpy_state(), random.getstate()
     yield
-    assert _fingerprint(model) == before, "mode, hooks, gradients or attributes of the model changed"
-    assert torch.equal(torch.random.get_rng_state(), random), "the global random state changed"
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, tensors[name]), f"{name!r} changed"
+    assert _fingerprint(model) == before, "mode, hooks or attributes of the model changed"
+    for name, tensor in _tensors(model).items():
+        assert name in tensors, f"{name} is new, so the model changed"
+        assert torch.equal(tensor, tensors[name]), f"{name} changed"
+    assert torch.equal(torch.random.get_rng_state(), states[0]), "the random state of torch changed"
+    assert _numpy_state() == states[1], "the random state of numpy changed"
+    assert random.getstate() == states[2], "the random state of Python changed"
 
 
-def _fingerprint(model: nn.Module) -> list[Any]:
-    modules = [
-        (name, module.training, sorted(vars(module)), [len(h) for h in _hooks(module)])
-        for name, module in model.named_modules()
+def _fingerprint(model: nn.Module) -> list[object]:
+    """Mode, attributes and hooks of every submodule; simple attributes by value, others by identity."""
+    return [
+        (name, {key: value if isinstance(value, SIMPLE) else _members(value) for key, value in vars(part).items()})
+        for name, part in model.named_modules()
     ]
-    parameters = [
-        (name, id(p), p.requires_grad, None if p.grad is None else id(p.grad)) for name, p in model.named_parameters()
-    ]
-    return [*modules, *parameters]
 
 
-def _hooks(module: nn.Module) -> list[Any]:
-    return [module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._state_dict_hooks]
+def _numpy_state() -> bytes:
+    """The global state of numpy as bytes (its text is abridged)."""
+    return pickle.dumps(np.random.get_state())
+
+
+SIMPLE = (bool, int, float, str, type(None))
+
+
+def _members(value: object) -> object:
+    if isinstance(value, dict):
+        return tuple((str(key), id(item)) for key, item in value.items())
+    return id(value)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of parameters, their gradients, and all buffers."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    gradients = [(f"the gradient of {name}", p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    return {name: tensor.detach().clone() for name, tensor in [*named, *gradients]}

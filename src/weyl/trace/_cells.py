@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import count
+from itertools import accumulate, count
 
 __all__ = [
     "Axis",
@@ -28,9 +28,16 @@ __all__ = [
     "Path",
     "Piece",
     "Uniform",
+    "boundaries_of",
+    "describe",
     "find",
     "flatten",
+    "group_rows",
     "has_uniform",
+    "heavier_first",
+    "is_sum",
+    "parts_of",
+    "reopen",
     "size_of",
 ]
 
@@ -125,3 +132,53 @@ def has_uniform(axis: Axis) -> bool:
         if factor.parts is not None and any(has_uniform(part) for part in factor.parts):
             return True
     return False
+
+
+def reopen(factor: Factor, stack: list[Factor]) -> bool:
+    """Replace a factor that was bound or merged since the axis was flattened by what it now is."""
+    if isinstance(factor, Uniform):
+        return False
+    if factor.parent is None and factor.product is None:
+        return False
+    stack.extend(reversed(flatten((factor,))))
+    return True
+
+
+def heavier_first(x: Cell, y: Cell) -> tuple[Cell, Cell]:
+    """The cell with more to move is kept as the root, so that a long chain of merges stays linear."""
+    return (x, y) if len(x.table) + len(x.dependents) >= len(y.table) + len(y.dependents) else (y, x)
+
+
+def is_sum(cell: Cell) -> bool:
+    return cell.parent is None and cell.parts is not None
+
+
+def parts_of(cell: Cell) -> list[Axis]:
+    assert cell.parts is not None
+    return cell.parts
+
+
+def boundaries_of(cell: Cell) -> list[int]:
+    return list(accumulate(size_of(part) for part in parts_of(cell)))
+
+
+def describe(axis: Axis) -> str:
+    return "×".join(str(factor.size) for factor in flatten(axis)) or "1"
+
+
+def group_rows(parts: list[Axis], row: int) -> list[list[Axis]] | None:
+    """Group parts so that each group is one part of whole rows, or several that make one row; None if they straddle."""
+    groups: list[list[Axis]] = []
+    current: list[Axis] = []
+    size = 0
+    for part in parts:
+        current.append(part)
+        size += size_of(part)
+        if size > row and len(current) > 1:
+            return None
+        if size % row == 0:
+            groups.append(current)
+            current, size = [], 0
+        elif size > row:
+            return None
+    return None if current else groups

@@ -6,7 +6,7 @@ When two axes cannot be reconciled both are pinned: the group may be too small, 
 from __future__ import annotations
 
 import math
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 from weyl.trace._cells import (
     Axis,
@@ -16,9 +16,16 @@ from weyl.trace._cells import (
     Path,
     Piece,
     Uniform,
+    boundaries_of,
+    describe,
     find,
     flatten,
+    group_rows,
     has_uniform,
+    heavier_first,
+    is_sum,
+    parts_of,
+    reopen,
     size_of,
 )
 
@@ -63,11 +70,11 @@ class Unifier:
         if left == right:
             return a
         if size_of(a) != size_of(b):
-            raise ValueError(f"axes of different sizes cannot be equal: {_sizes(a)} and {_sizes(b)}")
+            raise ValueError(f"axes of different sizes cannot be equal: {describe(a)} and {describe(b)}")
         joined: list[Factor] = []
         while left and right:
             x, y = left.pop(), right.pop()
-            stale = _reopen(x, left), _reopen(y, right)
+            stale = reopen(x, left), reopen(y, right)
             if any(stale):
                 # a factor was bound meanwhile: put its untouched partner back
                 if not stale[0]:
@@ -85,7 +92,7 @@ class Unifier:
                 right.extend(reversed(cut[0]))
                 left.append(x)
             else:
-                sizes = f"{_sizes(a)} and {_sizes(b)}"
+                sizes = f"{describe(a)} and {describe(b)}"
                 return self.conflict(a, b, f"two views cut one axis in incompatible ways: {sizes}")
         return tuple(joined)
 
@@ -95,7 +102,7 @@ class Unifier:
         if isinstance(y, Uniform) or x is y:
             return (x,)
         if x.parts is None and y.parts is None:
-            return (self._union(*_heavier_first(x, y)),)
+            return (self._union(*heavier_first(x, y)),)
         if x.parts is None:
             return (self._bind_sum(x, y),)
         if y.parts is None:
@@ -137,7 +144,7 @@ class Unifier:
     def _bind_sum(self, atom: Cell, total: Cell) -> Cell:
         """Give an atom the parts of a sum; an alias where nothing in the sum is uniform."""
         if has_uniform((total,)):
-            self._set_parts(atom, [self._materialise(part) for part in _parts(total)])
+            self._set_parts(atom, [self._materialise(part) for part in parts_of(total)])
             return atom
         table, atom.table = atom.table, {}
         self._union(total, atom)
@@ -172,23 +179,23 @@ class Unifier:
     def _join_sums(self, x: Cell, y: Cell) -> Axis:
         """Join two sums part by part, refining both to their common boundaries first."""
         uniform = has_uniform((x,)), has_uniform((y,))
-        if any(uniform) or _boundaries(x) != _boundaries(y):
+        if any(uniform) or boundaries_of(x) != boundaries_of(y):
             self.collapse(x)
             self.collapse(y)
-            if not (_is_sum(x) and _is_sum(y)):
+            if not (is_sum(x) and is_sum(y)):
                 return self.join((x,), (y,))
-        if _boundaries(x) != _boundaries(y):
-            common = sorted({*_boundaries(x), *_boundaries(y)})
+        if boundaries_of(x) != boundaries_of(y):
+            common = sorted({*boundaries_of(x), *boundaries_of(y)})
             for cell in (x, y):
                 refined = self._refine(cell, common)
-                if refined is None or not _is_sum(cell):
+                if refined is None or not is_sum(cell):
                     return self.conflict((x,), (y,), "two concatenations cut one axis in incompatible ways")
                 cell.set_parts(refined)
-        parts = [self.join(p, q) for p, q in zip(_parts(x), _parts(y), strict=True)]
-        if find(x) is find(y) or not (_is_sum(x) and _is_sum(y)):
+        parts = [self.join(p, q) for p, q in zip(parts_of(x), parts_of(y), strict=True)]
+        if find(x) is find(y) or not (is_sum(x) and is_sum(y)):
             return self.join((x,), (y,)) if find(x) is not find(y) else (find(x),)
         if not any(uniform):
-            return (self._union(*_heavier_first(x, y)),)
+            return (self._union(*heavier_first(x, y)),)
         if not all(uniform):
             return (y,) if uniform[0] else (x,)
         return (Cell.sum(parts),)
@@ -197,7 +204,7 @@ class Unifier:
         """Parts of a sum, cut further at the given boundaries."""
         parts: list[Axis] = []
         start = 0
-        for part in _parts(cell):
+        for part in parts_of(cell):
             stop = start + size_of(part)
             inner = [b - start for b in boundaries if start < b < stop]
             for a, b in zip([0, *inner], [*inner, stop - start], strict=True):
@@ -230,11 +237,11 @@ class Unifier:
     def _split_sum(self, cell: Cell, first: int, second: int) -> tuple[Axis, Axis] | None:
         """View a sum as (first, second): its parts, grouped into whole rows, become parts of the first factor."""
         self.collapse(cell)
-        if not _is_sum(cell):
+        if not is_sum(cell):
             return self.cut((cell,), first)
         if has_uniform((cell,)):
             return None
-        groups = _group_rows(_parts(cell), second)
+        groups = group_rows(parts_of(cell), second)
         if groups is None:
             return None
         columns: list[Axis] = []
@@ -267,7 +274,7 @@ class Unifier:
             if not factors:
                 return None
             factor = factors.pop()
-            if _reopen(factor, factors):
+            if reopen(factor, factors):
                 continue
             if need % factor.size == 0:
                 taken.append(factor)
@@ -303,14 +310,14 @@ class Unifier:
         if lead.parts is None:
             bounds = sorted({0, start, stop, lead.size})
             self._set_parts(lead, [(Cell(b - a),) for a, b in pairwise(bounds)])
-        if _is_sum(lead):
+        if is_sum(lead):
             self._cut_leftovers(lead, start, stop)
-        if not _is_sum(lead):
+        if not is_sum(lead):
             # cutting it made it equal to something that is cut otherwise: look again
             return self.carve(axis, start * row, stop * row)
         pieces: list[Piece] = []
         begin = 0
-        for identity, part in list(zip(lead.ids, _parts(lead), strict=True)):
+        for identity, part in list(zip(lead.ids, parts_of(lead), strict=True)):
             end = begin + size_of(part)
             low, high = max(start, begin), min(stop, end)
             if low < high:
@@ -328,7 +335,7 @@ class Unifier:
         parts: list[Axis] = []
         ids: list[int] = []
         begin = 0
-        for identity, part in zip(total.ids, _parts(total), strict=True):
+        for identity, part in zip(total.ids, parts_of(total), strict=True):
             end = begin + size_of(part)
             inside = [place - begin for place in places if begin < place < end]
             factors = flatten(part)
@@ -458,53 +465,3 @@ class Unifier:
             if key is None:
                 return
             self.join((cell,), (cell.table.pop(key),))
-
-
-def _reopen(factor: Factor, stack: list[Factor]) -> bool:
-    """Replace a factor that was bound or merged since the axis was flattened by what it now is."""
-    if isinstance(factor, Uniform):
-        return False
-    if factor.parent is None and factor.product is None:
-        return False
-    stack.extend(reversed(flatten((factor,))))
-    return True
-
-
-def _heavier_first(x: Cell, y: Cell) -> tuple[Cell, Cell]:
-    """The cell with more to move is kept as the root, so that a long chain of merges stays linear."""
-    return (x, y) if len(x.table) + len(x.dependents) >= len(y.table) + len(y.dependents) else (y, x)
-
-
-def _is_sum(cell: Cell) -> bool:
-    return cell.parent is None and cell.parts is not None
-
-
-def _parts(cell: Cell) -> list[Axis]:
-    assert cell.parts is not None
-    return cell.parts
-
-
-def _boundaries(cell: Cell) -> list[int]:
-    return list(accumulate(size_of(part) for part in _parts(cell)))
-
-
-def _sizes(axis: Axis) -> str:
-    return "×".join(str(factor.size) for factor in flatten(axis)) or "1"
-
-
-def _group_rows(parts: list[Axis], row: int) -> list[list[Axis]] | None:
-    """Group parts so that each group is one part of whole rows, or several that make one row; None if they straddle."""
-    groups: list[list[Axis]] = []
-    current: list[Axis] = []
-    size = 0
-    for part in parts:
-        current.append(part)
-        size += size_of(part)
-        if size > row and len(current) > 1:
-            return None
-        if size % row == 0:
-            groups.append(current)
-            current, size = [], 0
-        elif size > row:
-            return None
-    return None if current else groups

@@ -99,9 +99,8 @@ def attention(context: Context, call: Call) -> Result:
     if call.get("is_causal", False):
         places = [context.pin(axis, "position in a causal mask") for axis in scores.axes[-2:]]
         scores = context.value([*scores.axes[:-2], *places], scores.hidden)
-    weights = scores
     context.touch(*scores.axes[:-1], hidden=scores.survivors((scores.axes[-1],)))
-    result = product(context, weights, value)
+    result = product(context, scores, value)
     return [result, *[None] * (len(call.shapes) - 1)] if len(call.shapes) > 1 else result
 
 

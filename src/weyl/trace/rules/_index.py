@@ -111,7 +111,6 @@ def scatter(context: Context, call: Call) -> Result:
             index[dim] = context.pin(index[dim], WHY)
     known = bool(look_up(context, value.axes[dim], where))
     axes = [context.join(a, b) if size_of(a) == size_of(b) else a for a, b in zip(value.axes, index, strict=True)]
-    assert where.labels is not None or not known
     axes[dim] = (
         context.join(value.axes[dim], where.labels)
         if known and where.labels
