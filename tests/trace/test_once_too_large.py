@@ -21,8 +21,8 @@ X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 
 
 def hidden(function, out=6, **more):
-    """x (3, 4) through w to 6 units, a function of them, and o to 2 outputs."""
-    return Net(lambda n, x: function(n, x @ n.w.t()) @ n.o, w=par(6, 4), o=par(out, 2), **more)
+    """x (3, 4) through w and b to 6 units, a function of them, and o to 2 outputs."""
+    return Net(lambda n, x: function(n, x @ n.w.t() + n.b) @ n.o, w=par(6, 4), b=par(6), o=par(out, 2), **more)
 
 
 LABELS_AS_NUMBERS = {
@@ -68,11 +68,16 @@ def test_the_first_of_copies_is_always_the_first():
 
 
 def test_without_ties_labels_move_with_the_units():
-    model = Net(lambda n, x: n.e[(x @ n.w.t()).argmax(-1)] @ n.o, w=par(6, 4), e=par(6, 5), o=par(5, 2))
+    model = Net(lambda n, x: n.e[(x @ n.w.t() + n.b).argmax(-1)] @ n.o, w=par(6, 4), b=par(6), e=par(6, 5), o=par(5, 2))
     check(model, X, order=f(6) * f(5))
 
 
-EXPERTS = {"r": (4, 3), "w": (3, 4, 5), "o": (3, 5, 2)}
+def test_without_a_bias_an_input_of_zeros_makes_ties():
+    model = Net(lambda n, x: n.e[(x @ n.w.t()).argmax(-1)] @ n.o, w=par(6, 4), e=par(6, 5), o=par(5, 2))
+    check(model, torch.zeros(3, 4), order=f(5))
+
+
+EXPERTS = {"r": (4, 3), "b": (3,), "w": (3, 4, 5), "o": (3, 5, 2)}
 
 
 def experts(function):
@@ -85,7 +90,7 @@ def run(n, x, i, j):
 
 
 def test_routed_experts():
-    model = experts(lambda n, x: run(n, x, *[(x @ n.r).topk(2, -1)[1]] * 2))
+    model = experts(lambda n, x: run(n, x, *[(x @ n.r + n.b).topk(2, -1)[1]] * 2))
     check(model, X, order=f(3) * f(5) ** 3)
 
 
@@ -101,7 +106,7 @@ def test_units_of_different_experts_are_not_told_apart(name):
     """The hidden units of one expert are read by another: they must move alike in all experts."""
 
     def forward(n, x):
-        i = (x @ n.r).topk(2, -1)[1]
+        i = (x @ n.r + n.b).topk(2, -1)[1]
         return run(n, x, i, OTHER_EXPERTS[name](i))
 
     structure = check(experts(forward), X)
@@ -111,7 +116,7 @@ def test_units_of_different_experts_are_not_told_apart(name):
 
 def test_one_label_along_two_axes():
     def forward(n, x):
-        i = (x @ n.r).argmax(-1)
+        i = (x @ n.r + n.b).argmax(-1)
         h = torch.einsum("bi,bih->bh", x, n.w[i])
         return torch.einsum("abh,aho->abo", torch.relu(h[:, None] + h[None]), n.o[i])
 
@@ -150,6 +155,89 @@ UNIFORM = {
 @pytest.mark.parametrize("name", UNIFORM)
 def test_positions_along_which_nothing_varied(name):
     check(hidden(UNIFORM[name], m=par(6, 6)), X)
+
+
+BLURS = {
+    "depthwise": lambda h: F.conv1d(h, torch.ones(4, 1, 2, dtype=h.dtype) / 2, groups=4),
+    "grouped": lambda h: F.conv1d(h, torch.ones(4, 2, 1, dtype=h.dtype), groups=2),
+    "transposed": lambda h: F.conv_transpose1d(h, torch.ones(4, 1, 2, dtype=h.dtype), groups=4),
+}
+
+
+@pytest.mark.parametrize("name", BLURS)
+def test_a_kernel_that_is_the_same_for_all_channels(name):
+    """Channels stay what they were: no unit of b moves without its unit of w."""
+    model = Net(lambda n, x: (BLURS[name]((x @ n.w).view(3, 4, 3)).tanh() * n.b[:, None]).sum(), w=par(4, 12), b=par(4))
+    structure = check(model, X, control=False)
+    alone = [space for space in structure.spaces if {place for place, _ in space.occurrences} == {"b"}]
+    # all outputs of one group are the same sum, so the two entries of b that weigh them may be swapped
+    assert not alone if name != "grouped" else [space.size for space in alone] == [2]
+
+
+MAYBE_EQUAL = {
+    "dead layer before": lambda n, x: torch.relu(x @ n.w.t() - 2) @ n.r,
+    "padded before": lambda n, x: F.pad(x @ n.w.t() + n.b, (0, 0, 0, 1))[1:] @ n.r,
+    "masked": lambda n, x: (x @ n.w.t() @ n.r + n.c) * torch.tensor([[1.0], [0.0], [1.0]], dtype=x.dtype),
+    "masked by an input": lambda n, x: (x @ n.w.t() @ n.r + n.c) * (x[:, :1] > 0),
+    "masked out": lambda n, x: (x @ n.w.t() @ n.r + n.c) + torch.tensor([[0.0], [-torch.inf], [0.0]], dtype=x.dtype),
+    "difference": lambda n, x: (h := x @ n.w.t() @ n.r + n.c) - h,
+    "one of a pair": lambda n, x: torch.layer_norm((x @ n.w.t() @ n.r + n.c)[:, :, None].expand(3, 5, 2), (2,))[..., 0],
+    "rounded": lambda n, x: (x @ n.w.t() @ n.r + n.c).to(torch.int32),
+}
+
+
+@pytest.mark.parametrize("name", MAYBE_EQUAL)
+def test_labels_of_what_may_be_equal_pin(name):
+    def forward(n, x):
+        return n.e[MAYBE_EQUAL[name](n, x).argmax(-1)] @ n.o
+
+    model = Net(forward, w=par(6, 4), b=par(6), r=par(6, 5), c=par(5), e=par(5, 3), o=par(3, 2))
+    structure = check(model, X, strict=False, control=False)
+    assert ("e", 0) not in [place for space in structure.spaces for place in space.occurrences]
+
+
+def test_a_bias_tells_units_apart_whatever_came_before():
+    def forward(n, x):
+        return n.e[(torch.relu(x @ n.w.t() - 2) @ n.r + n.b).softmax(-1).argmax(-1)] @ n.o
+
+    check(Net(forward, w=par(6, 4), r=par(6, 5), b=par(5), e=par(5, 3), o=par(3, 2)), X, order=f(6) * f(5) * f(3))
+
+
+def test_largest_ones_in_no_order():
+    def forward(n, x):
+        top = (x @ n.r + n.b).topk(3, -1, sorted=False)
+        return (n.e[top.indices] * n.q[:, None]).sum(1) @ n.o
+
+    structure = check(Net(forward, r=par(4, 6), b=par(6), q=par(3), e=par(6, 5), o=par(5, 2)), X, order=f(5))
+    assert ("e", 0) not in [place for space in structure.spaces for place in space.occurrences]
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32])
+def test_labels_cast_to_a_narrow_type_are_numbers(dtype):
+    def forward(n, x):
+        return n.e[(x @ n.r + n.b).argmax(-1).to(dtype).to(torch.int64)] @ n.o
+
+    check(Net(forward, r=par(4, 6), b=par(6), e=par(6, 5), o=par(5, 2)), X, order=f(5))
+
+
+def test_scatter_into_fewer_rows_than_there_are():
+    def forward(n, x):
+        index = (x @ n.r + n.b).topk(2, 1)[1][:2]
+        return (torch.zeros(4, 6, dtype=x.dtype).scatter(1, index, 1.0) * n.q).tanh().sum() + 0 * x.sum()
+
+    structure = check(Net(forward, r=par(4, 6), b=par(6), q=par(4, 6)), X, control=False)
+    assert all(space.size == 6 for space in structure.spaces)
+
+
+def test_dropout_that_is_off_returns_its_input_itself():
+    def forward(n, x):
+        hidden = n.a(x)
+        dropped = F.dropout(hidden, 0.1, training=False)
+        dropped *= n.g
+        return n.c(torch.tanh(hidden))
+
+    structure = check(Net(forward, a=nn.Linear(4, 6), g=par(6), c=nn.Linear(6, 2)), X, order=f(6))
+    assert structure.unused == ()
 
 
 MIXED = {

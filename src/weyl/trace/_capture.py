@@ -30,6 +30,9 @@ ALIASING = frozenset(
 )
 
 
+OFF = frozenset(f"aten::{name}" for name in "dropout feature_dropout alpha_dropout feature_alpha_dropout".split())
+
+
 def capture(
     module: nn.Module,
     args: Any,
@@ -70,6 +73,7 @@ def capture(
     with _quiet(), torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             program = torch.export.export(twin, tuple(args), dict(kwargs or {}), strict=False)
+            _open_dropout(program.graph_module)
             if any(_unsafe_mutation(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
                 program = program.run_decompositions({})
         except Exception as error:
@@ -201,6 +205,19 @@ def _graphs(module: torch.fx.GraphModule) -> Iterator[torch.fx.Graph]:
     for inner in module.modules():
         if isinstance(inner, torch.fx.GraphModule):
             yield inner.graph
+
+
+def _open_dropout(module: torch.fx.GraphModule) -> None:
+    """Replace dropout that is off by its input, which is what it returns: the same tensor, not a copy."""
+    for inner in module.modules():
+        if not isinstance(inner, torch.fx.GraphModule):
+            continue
+        for node in list(inner.graph.nodes):
+            target = node.target
+            if isinstance(target, torch._ops.OpOverload) and target._schema.name in OFF and node.args[2] is False:
+                node.replace_all_uses_with(node.args[0])
+                inner.graph.erase_node(node)
+        inner.recompile()
 
 
 def is_mutation(node: torch.fx.Node) -> bool:

@@ -79,12 +79,12 @@ class Context:
         """
         result = self.value(axes, value.survivors(tuple(lost)))
         token = value.token if ordered and not lost else self.token()
-        return replace(result, labels=value.labels, tied=value.tied, token=token, distinct=value.distinct)
+        return replace(result, labels=value.labels, tied=value.tied, token=token)
 
     def found(self, axes: Iterable[Axis], hidden: Iterable[Hidden], value: Value, dim: int) -> Value:
         """Positions found along a dimension of a tensor by comparing its entries: labels of that axis."""
         axis = value.axes[dim]
-        tied = not value.distinct or has_uniform(axis)
+        tied = dim not in value.distinct or has_uniform(axis)
         return replace(self.value(axes, hidden), labels=axis, tied=tied, token=self.token())
 
     def token(self) -> int:

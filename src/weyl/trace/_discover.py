@@ -166,7 +166,8 @@ def _inputs(
             identity = identities[spec.target]
             shape = tuple(tensors[spec.target].shape)
             axes = owned.setdefault(identity, _new_axes(shape))
-            values[node] = Value(axes, distinct=True)
+            learnt = isinstance(tensors[spec.target], nn.Parameter) and tensors[spec.target].is_floating_point()
+            values[node] = Value(axes, general=learnt, distinct=frozenset(range(len(axes))) if learnt else frozenset())
         else:
             values[node] = _constant_or_input(spec, node, program, tensors)
     parameters: dict[str, tuple[Axis, ...]] = {}
@@ -253,7 +254,7 @@ def _constant_or_input(spec: Any, node: Node, program: ExportedProgram, tensors:
     if isinstance(known, torch.Tensor) and has_entries(known):
         return known.detach()
     why = "an input of the model" if spec.kind is InputKind.USER_INPUT else "a constant of the model"
-    return Value(tuple((Cell(n, why),) if n > 1 else () for n in fake.shape))
+    return Value(_new_axes(tuple(fake.shape), why))
 
 
 def _identities(tensors: Mapping[str, torch.Tensor]) -> dict[str, Identity]:

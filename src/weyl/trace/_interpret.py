@@ -14,8 +14,9 @@ from weyl.errors import CaptureError
 from weyl.trace._capture import is_mutation
 from weyl.trace._cells import Axis
 from weyl.trace._context import Call, Context, Result
+from weyl.trace._general import mark_general
 from weyl.trace._values import RuleError, Value, constant_axes, has_entries
-from weyl.trace.rules import DISTINCT_KEEPING, DISTINCT_MAKING, IGNORED, INDEX_ARGUMENT, RULES
+from weyl.trace.rules import IGNORED, INDEX_ARGUMENT, RULES
 
 __all__ = ["Interpreter", "Unknown"]
 
@@ -144,8 +145,18 @@ class Interpreter:
         except (RuleError, ValueError) as error:
             self._pin_labels((args, kwargs))
             return self._opaque(node, args, kwargs, str(error))
+        result = self._drop_rounded_labels(result, _dtypes(node))
         self._settle_labels(call, result)
-        return _mark_distinct(call, result)
+        return mark_general(call, result, _dtypes(node))
+
+    def _drop_rounded_labels(self, result: Result, dtypes: list[torch.dtype]) -> Result:
+        """Labels in a type that cannot tell all positions apart are numbers."""
+        if isinstance(result, Value):
+            if result.labels is None or dtypes[0] in (torch.int64, torch.int32):
+                return result
+            self._pin_labels(result)
+            return replace(result, labels=None)
+        return result
 
     def _settle_labels(self, call: Call, result: Result) -> None:
         """Pin what labels point into unless they were used as an index or are labels still."""
@@ -296,20 +307,11 @@ def _shape(node: Node, tensor: torch.Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def _mark_distinct(call: Call, result: Result) -> Result:
-    """Say of every result whether entries can be equal only for special weights."""
-    known = [v for v in call.values() if v.constant is None]
-    if call.name in DISTINCT_MAKING:
-        distinct = True
-    elif call.name in DISTINCT_KEEPING:
-        distinct = any(v.distinct for v in known)
-    elif call.name in ("cat", "stack"):
-        distinct = all(v.distinct for v in call.values())
-    else:
-        distinct = False
-    if isinstance(result, Value):
-        return replace(result, distinct=distinct and result.labels is None)
-    return [v and replace(v, distinct=distinct and v.labels is None) for v in result or []]
+def _dtypes(node: Node) -> list[torch.dtype]:
+    """Types of the tensors that a node returns."""
+    value = node.meta["val"]
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [item.dtype for item in values if isinstance(item, torch.Tensor)]
 
 
 def _numel(shape: tuple[int, ...]) -> int:

@@ -47,8 +47,10 @@ class Value:
     tied : bool
         The labels come from values that may be equal (after a ReLU, a comparison): which of equal ones is found
         first depends on their order, so using the labels pins the axis.
-    distinct : bool
-        No two entries are equal for weights and inputs in general position.
+    general : bool
+        No entry is zero, for weights in general position and every input.
+    distinct : frozenset of int
+        Dimensions along which no two entries are equal, for weights in general position and every input.
     hidden : tuple of Hidden
         Indices carried without an axis.
     """
@@ -58,7 +60,8 @@ class Value:
     labels: Axis | None = None
     token: int = 0
     tied: bool = False
-    distinct: bool = False
+    general: bool = False
+    distinct: frozenset[int] = frozenset()
     hidden: tuple[Hidden, ...] = field(default=())
 
     @property

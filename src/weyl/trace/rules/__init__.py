@@ -8,7 +8,7 @@ from weyl.trace._context import Rule
 from weyl.trace.rules import _contraction, _index, _norm, _pointwise, _recurrent, _reduce, _shape, _spatial
 from weyl.trace.rules._index import INDEX_ARGUMENT
 
-__all__ = ["DISTINCT_KEEPING", "DISTINCT_MAKING", "IGNORED", "INDEX_ARGUMENT", "RULES"]
+__all__ = ["IGNORED", "INDEX_ARGUMENT", "RULES"]
 
 RULES: dict[str, Rule] = {
     **_pointwise.RULES,
@@ -20,19 +20,6 @@ RULES: dict[str, Rule] = {
     **_index.RULES,
     **_recurrent.RULES,
 }
-
-# Operators whose results have no equal entries if their arguments have none (analytic functions, copies).
-DISTINCT_KEEPING = frozenset(
-    [
-        *_pointwise.ANALYTIC,
-        *_pointwise.COPIES,
-        *_shape.VIEWS,
-        *_norm.RULES,
-        *_reduce.SOFTMAX,
-        *["sum", "mean", "embedding", "index"],
-    ]
-)
-DISTINCT_MAKING = frozenset(_contraction.RULES) | {n for n in _spatial.RULES if "conv" in n}
 
 # Checks that return nothing.
 IGNORED = frozenset(

@@ -91,7 +91,7 @@ def gather(context: Context, call: Call) -> Result:
     """Entries at given positions of one dimension, different for every setting of the others."""
     value, where = call["self"], call["index"]
     dim = call["dim"] % max(value.ndim, 1)
-    axes = _align(context, value, where, dim)
+    _, axes = _align(context, value, where, dim)
     look_up(context, value.axes[dim], where)
     context.touch(*axes, value.axes[dim])
     context.touch(*(axis for d, axis in enumerate(axes) if d != dim))
@@ -102,7 +102,7 @@ def scatter(context: Context, call: Call) -> Result:
     """A copy with entries written at given positions of one dimension."""
     value, where = call["self"], call["index"]
     dim = call["dim"] % max(value.ndim, 1)
-    index = _align(context, value, where, dim)
+    own, index = _align(context, value, where, dim)
     source = call.get("src")
     if isinstance(source, Value):
         index = _join_source(context, source, index)
@@ -110,7 +110,7 @@ def scatter(context: Context, call: Call) -> Result:
             # of entries written to one position the last one stays
             index[dim] = context.pin(index[dim], WHY)
     known = bool(look_up(context, value.axes[dim], where))
-    axes = [context.join(a, b) if size_of(a) == size_of(b) else a for a, b in zip(value.axes, index, strict=True)]
+    axes = [context.join(a, b) if size_of(a) == size_of(b) else a for a, b in zip(own, index, strict=True)]
     axes[dim] = (
         context.join(value.axes[dim], where.labels)
         if known and where.labels
@@ -146,18 +146,22 @@ def index_write(context: Context, call: Call) -> Result:
     return context.value(joined)
 
 
-def _align(context: Context, value: Value, where: Value, dim: int) -> list[Axis]:
-    """Axes of an index tensor, equal to those of the tensor in all other dimensions (pinned where shorter)."""
-    axes: list[Axis] = []
-    for d, (axis, own) in enumerate(zip(value.axes, where.axes, strict=True)):
+def _align(context: Context, value: Value, where: Value, dim: int) -> tuple[list[Axis], list[Axis]]:
+    """Axes of a tensor and of an index into it, equal in all other dimensions (pinned where the index is shorter)."""
+    own: list[Axis] = []
+    index: list[Axis] = []
+    for d, (axis, other) in enumerate(zip(value.axes, where.axes, strict=True)):
         if d == dim:
-            axes.append(own)
-        elif size_of(axis) == size_of(own):
-            axes.append(context.join(own, axis))
+            own.append(axis)
+            index.append(other)
+        elif size_of(axis) == size_of(other):
+            joined = context.join(other, axis)
+            own.append(joined)
+            index.append(joined)
         else:
-            context.pin(axis, WHY)
-            axes.append(context.pin(own, WHY))
-    return axes
+            own.append(context.pin(axis, WHY))
+            index.append(context.pin(other, WHY))
+    return own, index
 
 
 def one_hot(context: Context, call: Call) -> Result:

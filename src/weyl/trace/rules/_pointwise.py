@@ -39,12 +39,6 @@ type_as float double half bool int long dropout feature_dropout alpha_dropout fe
 native_dropout positive conj resolve_conj resolve_neg _conj real
 """.split()
 
-# Analytic and nowhere constant: they make no equal entries out of different ones, except for special weights.
-ANALYTIC = """
-add sub mul div true_divide rsub neg reciprocal square sqrt rsqrt exp exp2 expm1 log log2 log10 log1p sin cos tan sinh
-cosh tanh asinh atan erf sigmoid log_sigmoid softplus gelu silu mish
-""".split()
-
 # Applied to entries that are positions (labels), these keep them positions.
 LABEL_KEEPING = ("clone", "contiguous", "detach", "alias", "lift_fresh_copy", "to", "_to_copy", "long", "int")
 

@@ -67,10 +67,8 @@ def _cell(
     context.join(weights[1].axes[1], output)
     for weight in weights[:count]:
         context.join(weight.axes[0], gates)
-    context.join(start[0].axes[-1], output)
-    if len(start) > 1:
-        context.join(start[1].axes[-1], hidden)
-    return output, hidden
+    output = context.join(start[0].axes[-1], output)
+    return output, context.join(start[1].axes[-1], hidden) if len(start) > 1 else hidden
 
 
 def _gates(hidden: Axis, count: int) -> Axis:

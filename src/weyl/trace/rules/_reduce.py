@@ -39,6 +39,8 @@ def order(context: Context, call: Call) -> Result:
     value: Value = call["self"]
     dim = call.get("dim")
     dim = (-1 if dim is None else dim) % max(value.ndim, 1)
+    if call.get("sorted", True) is False:
+        context.pin(value.axes[dim], "an order that depends on positions")
     lost = (value.axes[dim],)
     axes = list(value.axes)
     axes[dim] = context.fixed(call.shape[dim], "rank after sorting")

@@ -273,11 +273,6 @@ def same_total(context: Context, call: Call) -> Result:
     return reshape(context, call)
 
 
-VIEWS = """
-view reshape flatten unflatten squeeze unsqueeze _unsafe_view permute transpose t expand select slice narrow split
-split_with_sizes chunk unbind movedim swapaxes
-""".split()
-
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
         """

@@ -40,8 +40,9 @@ def _channels(
     group, row = context.reshape([weight.axes[0]], [groups, rows])
     column = weight.axes[1]
     own, made = (row, column) if transposed else (column, row)
-    context.join(channels, (*group, *own))
-    return (*group, *made), (group, row, column)
+    # what the kernel does not tell apart (a blur) the channels still do
+    group, own = context.reshape([context.join(channels, (*group, *own))], [groups, size_of(own)])
+    return (*group, *made), (group, own, made)
 
 
 def _places(context: Context, call: Call, places: tuple[Axis, ...], weight: Value, rank: int) -> list[Axis]:
