@@ -9,7 +9,7 @@ __all__ = ["Kind", "Space"]
 
 
 class Kind(Enum):
-    """Structure group of one space, a lattice under :meth:`meet` (THEORY of weyl, §1.2).
+    """Structure group of one space, a lattice under :meth:`meet`.
 
     A kind is the set of moves it allows; the meet of two kinds keeps the moves that both allow, which
     is how every operator that touches a space cuts its group down.

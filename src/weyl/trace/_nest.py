@@ -3,8 +3,9 @@
 A tensor is read as a function of a tuple of unit indices. A permutation of atom ``b`` that depends on the
 index in atom ``a`` is well defined on a tensor only where both occur, so ``b`` may live within ``a`` exactly
 if *every* tensor that has ``b`` has ``a`` as well; the tensors include the virtual ones inside an operator
-(the denominators of a softmax). That is all there is to nesting: an operator that mixes ``a`` at fixed ``b``
-records a tensor with ``b`` and without ``a``.
+(the denominators of a softmax). So an operator that mixes ``a`` at fixed ``b`` records a tensor with ``b``
+and without ``a``. Where an atom occurs twice in a tensor it must be clear which index is meant: see
+:func:`find_nesting`.
 """
 
 from __future__ import annotations
