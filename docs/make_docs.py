@@ -28,6 +28,7 @@ Data goes to stdout, everything else to stderr; `--json` writes JSON.
 | 4 | inconclusive, or over a limit |
 | 70 | a bug in weyl |
 | 130 | interrupted |
+| 141 | whoever read the output stopped reading |
 """
 
 

@@ -149,3 +149,12 @@ def test_demo(weyl: Weyl, tmp_path: Path) -> None:
     assert "holds" in result.stdout and str(out / "report.html") in result.stdout
     assert json.loads((out / "report.json").read_text())["holds"] is True
     assert weyl("demo", "--quick", "--out", out).exit_code == 3
+
+
+def test_a_reader_that_stops_early_gets_no_answer_by_exit_code() -> None:
+    """A closed pipe must not read as "the symmetry does not hold" (1)."""
+    weyl = Path(sys.executable).with_name("weyl")
+    code = f'{weyl} verify "mlp?widths=4-3-2" | true; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 141), done.stderr
+    assert "Traceback" not in done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ MANY = 20  # spaces; above this, those of equal layers share a row
 PLACES = 3
 VERDICTS = {"holds": "bold green", "fails": "bold red", "inconclusive": "bold yellow"}
 PIPE_WIDTH = 120
+BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 
 
 def inspection(found: Inspection, *, as_json: bool, exact: bool) -> None:
@@ -103,10 +106,19 @@ def _demo_rows(found: Demo) -> list[tuple[str, list[str]]]:
     ]
 
 
+class _Output(Console):
+    """Standard output, whose reader may stop before the end (``weyl verify M | head -1``)."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave as a program that a closed pipe ends: any other code would read as an answer."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(BROKEN_PIPE)
+
+
 def _console() -> Console:
     """Standard output; wide where it is not a terminal, so that lines of a pipe are not broken at 80."""
-    console = Console(highlight=False, markup=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=PIPE_WIDTH)
+    console = _Output(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else _Output(highlight=False, markup=False, emoji=False, width=PIPE_WIDTH)
 
 
 def _spaces(rows: Sequence[Mapping[str, Any]]) -> Table:
