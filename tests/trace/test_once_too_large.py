@@ -131,6 +131,10 @@ SCATTERED = {
         lambda n, h: torch.zeros(5, 6, dtype=h.dtype).scatter_add(0, torch.tensor([[0], [1], [4]]).expand(3, 6), h),
         f(6),
     ),
+    "all in order of size": (
+        lambda n, h: torch.zeros_like(h).scatter(1, h.argsort(-1), 1.0) * h,
+        f(6),
+    ),
     "rows added": (lambda n, h: torch.zeros(5, 6, dtype=h.dtype).index_add(0, torch.tensor([0, 1, 4]), h), f(6)),
     "columns added": (lambda n, h: h.index_add(1, torch.tensor([0, 3]), h[:, :2]), 1),
 }
@@ -180,6 +184,8 @@ MAYBE_EQUAL = {
     "masked": lambda n, x: (x @ n.w.t() @ n.r + n.c) * torch.tensor([[1.0], [0.0], [1.0]], dtype=x.dtype),
     "masked by an input": lambda n, x: (x @ n.w.t() @ n.r + n.c) * (x[:, :1] > 0),
     "masked out": lambda n, x: (x @ n.w.t() @ n.r + n.c) + torch.tensor([[0.0], [-torch.inf], [0.0]], dtype=x.dtype),
+    "bias times nothing": lambda n, x: torch.addmm(n.c, torch.relu(x @ n.w.t() - 2), n.r, beta=0),
+    "added times nothing": lambda n, x: torch.add(torch.relu(x @ n.w.t() - 2) @ n.r, n.c, alpha=0),
     "difference": lambda n, x: (h := x @ n.w.t() @ n.r + n.c) - h,
     "one of a pair": lambda n, x: torch.layer_norm((x @ n.w.t() @ n.r + n.c)[:, :, None].expand(3, 5, 2), (2,))[..., 0],
     "rounded": lambda n, x: (x @ n.w.t() @ n.r + n.c).to(torch.int32),

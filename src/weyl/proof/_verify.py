@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -155,7 +155,7 @@ def verify(
         return _inconclusive(obstacle)
     devices = sorted({t.device.index or 0 for t in model.state_dict().values() if t.device.type == "cuda"})
     with torch.no_grad(), torch.random.fork_rng(devices=devices):
-        return _Run(model, (tuple(args), dict(kwargs or {})), output, structure, seed).prove(trials)
+        return _Run(model, (tuple(args), dict(kwargs or {})), output, structure, seed, devices).prove(trials)
 
 
 class _Run:
@@ -168,12 +168,14 @@ class _Run:
         output: Callable[[Any], Any] | None,
         structure: Structure,
         seed: int,
+        devices: Sequence[int],
     ) -> None:
         self.model = model
         self.inputs = inputs
         self.output = output or (lambda result: result)
         self.structure = structure
         self.seed = seed
+        self.devices = devices
         self.generator = torch.Generator().manual_seed(seed)
         self.operators = 1
         self.twin, self.dtype = self._copy()
@@ -240,13 +242,19 @@ class _Run:
     # ------------------------------------------------------------------ runs
     def _outputs(self, module: nn.Module, state: State, inputs: Any, watch: Watch | None = None) -> list[Tensor]:
         args, kwargs = inputs
-        torch.manual_seed(self.seed)  # a forward that draws noise must draw the same before and after
+        self._reseed()
         with watch or Watch(self.dtype) as watch:
             result = torch.func.functional_call(module, state, args, kwargs)
         self.operators = max(self.operators, watch.operators)
         if torch.finfo(watch.lowest).eps > torch.finfo(self.lowest).eps:
             self.lowest = watch.lowest
         return [t for t in tree_leaves(self.output(result)) if isinstance(t, Tensor)]
+
+    def _reseed(self) -> None:
+        """A forward that draws noise must draw the same before and after; only generators that were forked change."""
+        torch.default_generator.manual_seed(self.seed)
+        for device in self.devices:
+            torch.cuda.default_generators[device].manual_seed(self.seed)
 
     def _error(self, before: State, after: State, inputs: Any) -> float:
         return _relative(self._outputs(self.twin, before, inputs), self._outputs(self.twin, after, inputs))
@@ -260,7 +268,7 @@ class _Run:
         results = []
         try:
             for weights in (state, moved):
-                torch.manual_seed(self.seed)
+                self._reseed()
                 results.append(torch.func.functional_call(twin, weights, args, kwargs))
         except RuntimeError:  # the model insists on another precision
             return None

@@ -68,6 +68,8 @@ def _judge(call: Call, values: list[Value]) -> tuple[bool, list[Value]]:
     """Whether results are surely not zero, and the arguments along whose distinct axes they differ."""
     name = call.name
     known = [v for v in values if v.constant is None]
+    if 0 in (call.get("alpha", 1), call.get("beta", 1)):
+        return False, []  # an operand is multiplied away
     all_general = bool(known) and all(v.general for v in known)
     if name in CONTRACTIONS:
         return _contraction(call, values)

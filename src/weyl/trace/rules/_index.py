@@ -110,7 +110,10 @@ def scatter(context: Context, call: Call) -> Result:
             # of entries written to one position the last one stays
             index[dim] = context.pin(index[dim], WHY)
     known = bool(look_up(context, value.axes[dim], where))
-    axes = [context.join(a, b) if size_of(a) == size_of(b) else a for a, b in zip(own, index, strict=True)]
+    axes = [
+        context.join(a, b) if d != dim and size_of(a) == size_of(b) else a
+        for d, (a, b) in enumerate(zip(own, index, strict=True))
+    ]
     axes[dim] = (
         context.join(value.axes[dim], where.labels)
         if known and where.labels
@@ -124,10 +127,14 @@ def scatter(context: Context, call: Call) -> Result:
 
 def _join_source(context: Context, source: Value, index: list[Axis]) -> list[Axis]:
     """Axes of what is written, equal to those of the index (both pinned where the index is shorter)."""
-    return [
-        context.join(a, b) if size_of(a) == size_of(b) else (context.pin(a, WHY), context.pin(b, WHY))[1]
-        for a, b in zip(source.axes, index, strict=True)
-    ]
+    joined: list[Axis] = []
+    for a, b in zip(source.axes, index, strict=True):
+        if size_of(a) == size_of(b):
+            joined.append(context.join(a, b))
+        else:
+            context.pin(a, WHY)
+            joined.append(context.pin(b, WHY))
+    return joined
 
 
 def index_write(context: Context, call: Call) -> Result:
