@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import inspect
-import pkgutil
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from weyl.errors import ModelSpecError, WeylError
+from weyl._factories import Wanted, call_factory, call_named
+from weyl.errors import ModelSpecError
 from weyl.models.builtin import BATCH, BUILTINS, STEPS
-from weyl.models.loaded import LoadedModel, near, one_line, seeded
+from weyl.models.loaded import LoadedModel, one_line, seeded
 from weyl.models.spec import ModelSpec
 
 __all__ = ["example_input", "load_from_factory", "reshaped"]
 
 RETURNS = "a torch.nn.Module, (module, args) or (module, args, kwargs)"
+MODEL = Wanted("MODEL", RETURNS, ModelSpecError, lambda found: isinstance(found, nn.Module), "a built module")
 
 
 def load_from_factory(spec: ModelSpec, input_shape: tuple[int, ...] | None, seed: int) -> LoadedModel:
@@ -52,12 +46,9 @@ def load_from_factory(spec: ModelSpec, input_shape: tuple[int, ...] | None, seed
     name = one_line(spec.text)
     with seeded(seed):
         if spec.kind == "builtin":
-            result = _call(BUILTINS[spec.target], {"seed": seed, **spec.keywords}, name)
+            result = call_factory(BUILTINS[spec.target], {"seed": seed, **spec.keywords}, name, MODEL)
         else:
-            folder = Path(spec.target).expanduser().parent if spec.kind == "file" else Path.cwd()
-            with _importable(folder):
-                owner = _run_file(spec.target, name) if spec.kind == "file" else _import(spec.target, name)
-                result = _call(_lookup(owner, spec.factory, name), spec.keywords, name)
+            result = call_named(spec.kind, spec.target, spec.factory, spec.keywords, name, MODEL)
         module, args, kwargs = _unpack(result, name)
         module.eval()
         if args is None:
@@ -159,104 +150,6 @@ def reshaped(
     return tuple(replaced[i] for i in range(len(args))), {k: replaced[k] for k in kwargs}
 
 
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Let code import what lies beside it, as ``python file.py`` and ``python -m module`` do."""
-    entry = str(folder.resolve())
-    sys.path.insert(0, entry)
-    try:
-        yield
-    finally:
-        if entry in sys.path:
-            sys.path.remove(entry)
-
-
-def _import(dotted: str, name: str) -> ModuleType:
-    """Import a module; an unknown one is told apart from one whose own imports fail."""
-    importlib.invalidate_caches()
-    try:
-        return importlib.import_module(dotted)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if dotted != missing and not dotted.startswith(missing + "."):
-            raise ModelSpecError(f"{name}: importing {dotted} failed: {one_line(error)}; install it") from error
-        parent, _, leaf = missing.rpartition(".")
-        path = getattr(sys.modules.get(parent), "__path__", []) if parent else None
-        names = [found.name for found in pkgutil.iter_modules(path)]
-        raise ModelSpecError(
-            f"{name}: there is no module {missing!r} on the import path or in this folder{near(leaf, names)}"
-        ) from error
-    except (Exception, SystemExit) as error:
-        raise ModelSpecError(f"{name}: importing {dotted} raised {_shown(error)}") from error
-
-
-def _run_file(path_text: str, name: str) -> ModuleType:
-    """Run a Python file as a module of its own."""
-    path = Path(path_text).expanduser()
-    if not path.is_file():
-        what = "not a regular file" if path.exists() else "no such file"
-        folder = path.parent
-        names = [found.name for found in folder.iterdir()] if folder.is_dir() else []
-        raise ModelSpecError(f"{name}: {what}: {one_line(path)}{near(path.name, names)}")
-    # Under a name of its own, so that a file called torch.py hides nothing. In sys.modules, because
-    # dataclasses and pickle look a class's module up there.
-    alias = f"_weyl_model_{path.stem}"
-    module_spec = importlib.util.spec_from_file_location(alias, path)
-    assert module_spec is not None and module_spec.loader is not None  # the name ends in .py
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[alias] = module
-    try:
-        module_spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[alias]
-        raise ModelSpecError(f"{name}: running {one_line(path)} raised {_shown(error)}") from error
-    return module
-
-
-def _lookup(owner: ModuleType, dotted: str, name: str) -> object:
-    """Follow ``factory`` or ``Class.factory`` from a module."""
-    found: object = owner
-    for part in dotted.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError as error:
-            public = [n for n in dir(found) if not n.startswith("_")]
-            where = "the file" if owner.__name__.startswith("_weyl_model_") else owner.__name__
-            raise ModelSpecError(f"{name}: {where} has no {part!r}{near(part, public)}") from error
-    return found
-
-
-def _call(factory: object, keywords: Mapping[str, Any], name: str) -> object:
-    """Call a factory; a module that is already built stands for itself."""
-    if isinstance(factory, nn.Module) and not keywords:
-        return factory
-    if isinstance(factory, nn.Module) or not callable(factory):
-        what = "a built module" if isinstance(factory, nn.Module) else f"a {type(factory).__name__}"
-        raise ModelSpecError(f"{name}: a function that returns {RETURNS} is expected, but this is {what}")
-    _check_keywords(factory, keywords, name)
-    try:
-        return factory(**keywords)
-    except WeylError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ModelSpecError(f"{name}: the factory raised {_shown(error)}") from error
-
-
-def _check_keywords(factory: Callable[..., object], keywords: Mapping[str, Any], name: str) -> None:
-    """Refuse wrong keywords before the call, so that a TypeError from inside is not mistaken for one."""
-    try:
-        signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # some callables written in C have none
-        return
-    try:
-        signature.bind(**keywords)
-    except TypeError as error:
-        named = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        hint = next((near(key, named) for key in keywords if key not in named), "")
-        takes = ", ".join(named) or "no keyword"
-        raise ModelSpecError(f"{name}: {one_line(error)}; the factory takes {takes}{hint}") from error
-
-
 def _unpack(result: object, name: str) -> tuple[nn.Module, tuple[Any, ...] | None, Mapping[str, Any]]:
     """Read what a factory returned; ``None`` for the arguments means that it gave none."""
     if isinstance(result, LoadedModel):
@@ -298,9 +191,3 @@ def _why(name: str, layer: nn.Module | None) -> str:
             f" give --input-shape 1,{layer.in_channels},{sides}"
         )
     return f"from its first layer{called}, a {kind}; give --input-shape, batch included"
-
-
-def _shown(error: BaseException) -> str:
-    """Show a foreign exception in one line."""
-    text = one_line(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from weyl._text import near, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -75,37 +76,3 @@ def seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(state)
-
-
-def one_line(text: object, limit: int = 200) -> str:
-    r"""Fold any text into one printable line, because messages quote names and errors from foreign files.
-
-    Parameters
-    ----------
-    text : object
-        What to show; ``str`` is applied.
-    limit : int
-        Longest result; the rest is replaced by an ellipsis.
-
-    Examples
-    --------
-    >>> one_line("two\n  lines and \x1b[31m")
-    'two lines and \\x1b[31m'
-    """
-    line = " ".join(str(text).split())
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def near(name: str, candidates: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x' or 'y'?"``, or an empty string when nothing is near.
-
-    Examples
-    --------
-    >>> near("resnet81", ["mlp", "resnet18"])
-    "; did you mean 'resnet18'?"
-    >>> near("zebra", ["mlp", "cnn"])
-    ''
-    """
-    matches = difflib.get_close_matches(name, list(candidates), n=2)
-    return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""

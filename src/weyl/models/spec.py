@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import unquote
 
+from weyl._factories import read_keywords
 from weyl.errors import ModelSpecError
 from weyl.models.loaded import LoadedModel, near, one_line
 
@@ -70,7 +68,7 @@ def parse_spec(spec: str) -> ModelSpec:
     'make'
     """
     head, _, query = spec.partition("?")
-    head, keywords = head.strip(), _keywords(spec, query)
+    head, keywords = head.strip(), read_keywords(spec, query, "MODEL", ModelSpecError)
     if head.startswith("hf:"):
         if not head[3:]:
             raise ModelSpecError("MODEL 'hf:' names no configuration; expected hf:config.json or hf:directory")
@@ -141,29 +139,6 @@ def load_model(spec: str, input_shape: tuple[int, ...] | None = None, seed: int 
     from weyl.models.factory import load_from_factory
 
     return load_from_factory(parsed, input_shape, seed)
-
-
-def _keywords(spec: str, query: str) -> dict[str, Any]:
-    """Read ``a=1&b=x``."""
-    keywords: dict[str, Any] = {}
-    for item in query.split("&") if query else ():
-        key, equals, value = item.partition("=")
-        if not equals or not key.isidentifier():
-            raise ModelSpecError(f"MODEL {_quote(spec)}: key=value is expected after '?', got {_quote(item)}")
-        if key in keywords:
-            raise ModelSpecError(f"MODEL {_quote(spec)}: {key} is given twice; keep one of them")
-        keywords[key] = _value(unquote(value))
-    return keywords
-
-
-def _value(text: str) -> Any:
-    """Read a Python literal, or keep the text."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # text such as "16or32" is warned about before it fails to parse
-            return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
 
 
 def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
