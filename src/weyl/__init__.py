@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from weyl.errors import (
         InputError as InputError,
     )
+    from weyl.errors import LimitError as LimitError
+    from weyl.errors import MismatchError as MismatchError
     from weyl.errors import (
         MissingExtraError as MissingExtraError,
     )
     from weyl.errors import (
         ModelSpecError as ModelSpecError,
     )
+    from weyl.errors import NotFiniteError as NotFiniteError
     from weyl.errors import (
         OpaqueError as OpaqueError,
     )
@@ -33,6 +36,13 @@ if TYPE_CHECKING:
     from weyl.errors import (
         WeylError as WeylError,
     )
+    from weyl.geometry import Collapse as Collapse
+    from weyl.geometry import CollapseStatistics as CollapseStatistics
+    from weyl.geometry import collapse as collapse
+    from weyl.geometry import layer_profile as layer_profile
+    from weyl.geometry import optimal_pair as optimal_pair
+    from weyl.geometry import simplex as simplex
+    from weyl.geometry import simplex_optimum as simplex_optimum
     from weyl.groups import (
         Element as Element,
     )
@@ -63,12 +73,17 @@ if TYPE_CHECKING:
 # Public name to the room that defines it. Rooms are imported on first use, so that `weyl --help` needs no torch.
 _HOMES = {
     "CaptureError": "errors",
+    "Collapse": "geometry",
+    "CollapseStatistics": "geometry",
     "Element": "groups",
     "Group": "groups",
     "InputError": "errors",
     "Kind": "groups",
+    "LimitError": "errors",
+    "MismatchError": "errors",
     "MissingExtraError": "errors",
     "ModelSpecError": "errors",
+    "NotFiniteError": "errors",
     "Opaque": "structure",
     "OpaqueError": "errors",
     "Order": "groups",
@@ -79,20 +94,29 @@ _HOMES = {
     "UsageError": "errors",
     "WeylError": "errors",
     "act": "actions",
+    "collapse": "geometry",
     "convolutional_order": "groups",
     "discover": "trace",
     "feedforward_order": "groups",
+    "layer_profile": "geometry",
+    "optimal_pair": "geometry",
+    "simplex": "geometry",
+    "simplex_optimum": "geometry",
     "verify": "proof",
 }
+# Rooms that are named in full: ``weyl.nn.SimplexHead``.
+_ROOMS = ("callbacks", "geometry", "nn")
 
 __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"weyl.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'weyl' has no attribute {name!r}")
     return getattr(importlib.import_module(f"weyl.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_ROOMS])

@@ -10,8 +10,11 @@ from __future__ import annotations
 __all__ = [
     "CaptureError",
     "InputError",
+    "LimitError",
+    "MismatchError",
     "MissingExtraError",
     "ModelSpecError",
+    "NotFiniteError",
     "OpaqueError",
     "StructureError",
     "UsageError",
@@ -41,6 +44,24 @@ class ModelSpecError(InputError):
 
 class MissingExtraError(WeylError):
     """An optional dependency is needed; the message says which extra installs it."""
+
+
+class MismatchError(InputError):
+    """Weights and model do not belong together; the message is a diff."""
+
+    exit_code = 1
+
+
+class NotFiniteError(WeylError):
+    """NaN or infinity stand where numbers are needed, so that nothing can be decided."""
+
+    exit_code = 4
+
+
+class LimitError(WeylError):
+    """An answer would be too large."""
+
+    exit_code = 4
 
 
 class StructureError(InputError):

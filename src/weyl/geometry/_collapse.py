@@ -1,0 +1,479 @@
+"""How near a classifier is to the simplex: every metric as a function of the statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from weyl.errors import InputError, UsageError
+from weyl.geometry._checks import class_weighting, tensor
+from weyl.geometry._metrics import METRICS, Reference, references
+from weyl.geometry._samples import intervals, nearest
+from weyl.geometry._simplex import simplex_optimum
+from weyl.geometry._statistics import CollapseStatistics
+from weyl.geometry._symmetry import class_shares, nearest_invariant, pair_defects, simplex_distance, split_defect
+from weyl.geometry._verdict import Verdict, verdict
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+
+__all__ = ["Collapse", "compute"]
+
+Matrix = Float[np.ndarray, "k k"]
+
+
+@dataclass(frozen=True, eq=False)
+class Collapse:
+    r"""How far a classifier's features have collapsed to a simplex.
+
+    Notation: over the k classes that are present, :math:`\mu_c` are the class means, M the k × d matrix of means less
+    their average, :math:`G = M M^\top`, :math:`\Sigma_W` the within-class covariance (divided by the number of
+    samples), P = I - 11ᵀ/k. What cannot be measured is None: NC3 without the classifier, NC5 without
+    out-of-distribution data, anything between classes with only one class.
+
+    Parameters
+    ----------
+    nc1 : float
+        tr(Σ_W Σ_B⁺)/k. Zero if every class is one point; large, however small the spread, if two class means coincide.
+    nc1_ratio : float
+        tr Σ_W / tr Σ_B.
+    cdnv : float
+        Class-distance normalised variance: mean over pairs of :math:`(v_i + v_j) / (2 \|\mu_i - \mu_j\|^2)`.
+    nc2 : float
+        :math:`\| G/\|G\|_F - P/\sqrt{k-1} \|_F`. Zero if the means form a regular simplex.
+    equinorm : float
+        Its part from lengths: standard deviation of :math:`\|m_c\|` over their mean.
+    equiangular : float
+        Its part from angles: root mean square of :math:`\cos(m_i, m_j) + 1/(k-1)`.
+    nc3 : float
+        :math:`\| W M^\top/\|W M^\top\|_F - P/\sqrt{k-1} \|_F` for the classifier's matrix W.
+    nc4 : float
+        Fraction of samples on which the classifier, with its bias, and the nearest class mean disagree.
+    nc5 : float
+        Mean over classes of :math:`|\cos(\mu_c, \mu^{ood})|`, with the mean of out-of-distribution features.
+    sk_defect : float
+        :math:`\|G - \Pi(G)\|_F / \|G\|_F`, with Π the projection on matrices that commute with every permutation of the
+        classes. For centred means it is the sine of the angle between G and P, of which NC2 is the chord.
+    radius : float
+        Largest norm of centred logits.
+    feature_radius : float
+        Largest norm of a feature.
+    risk : float
+        Cross-entropy in nats, samples weighted by the class weights.
+    ew_gap : float
+        Risk minus the least risk of outputs of norm at most ``radius``.
+    logit_spread : float
+        Root of the within-class part of the sum of squares of the centred logits; 0 if logits are constant on classes.
+    accuracy, ncm_accuracy : float
+        Of the classifier, and of the nearest class mean, on these samples.
+    gram : float64 array, shape (k, k)
+        G.
+    residual : float64 array, shape (k, k)
+        :math:`(G - \Pi(G)) / \|G\|_F`: positive where two classes are nearer than in the simplex.
+    pair_defect : float64 array, shape (k, k)
+        :math:`\|P_{ij} G P_{ij}^\top - G\|_F / \|G\|_F` for the exchange of classes i and j.
+    shares : float64 array, shape (k,)
+        Part of the squared defect that is due to each class; they sum to 1, and each is 1/k if all are alike. With
+        three classes they always are: only pairs can stand out.
+    means : float64 array, shape (k, d)
+        Class means.
+    classes, absent : tuple of str
+        Names of the classes that are present, in the order of the matrices, and of those that are not.
+    counts : tuple of int
+        Samples of each class that is present.
+    dim, samples, kept, left_out : int
+        Length of a feature, number of samples, how many of them NC4 and nearest-mean accuracy saw, and how many were
+        left out for NaN or infinity.
+    prior, class_weights : tuple of float
+        Weights of the classes that are present in Σ_B, and of their samples in Σ_W and the risk.
+    notes : tuple of str
+        What a reader must know: absent classes, samples that were left out, a classifier that is not finite.
+    reference : mapping of str to Reference
+        Chance level and attainable floor of each metric.
+    intervals : mapping of str to (float, float)
+        95 % bootstrap intervals over samples; empty unless asked for.
+    layer : str
+        Name of the layer; empty if unknown.
+    layers : mapping of str to Collapse
+        Other layers that were measured in the same pass.
+
+    References
+    ----------
+    Papyan, Han, Donoho, PNAS 117, 2020 (NC1 to NC4). Galanti, György, Hutter, ICLR 2022 (CDNV). Ammar et al., ICLR 2024
+    (NC5). E and Wojtowytsch, arXiv 2012.05420 (the optimum, and the meaning of radius and spread).
+    """
+
+    nc1: float | None
+    nc1_ratio: float | None
+    cdnv: float | None
+    nc2: float | None
+    equinorm: float | None
+    equiangular: float | None
+    nc3: float | None
+    nc4: float | None
+    nc5: float | None
+    sk_defect: float | None
+    radius: float | None
+    feature_radius: float
+    risk: float | None
+    ew_gap: float | None
+    logit_spread: float | None
+    accuracy: float | None
+    ncm_accuracy: float | None
+    gram: Matrix
+    residual: Matrix
+    pair_defect: Matrix
+    shares: Float[np.ndarray, " k"]
+    means: Float[np.ndarray, "k d"]
+    classes: tuple[str, ...]
+    absent: tuple[str, ...]
+    counts: tuple[int, ...]
+    dim: int
+    samples: int
+    kept: int
+    left_out: int
+    prior: tuple[float, ...]
+    class_weights: tuple[float, ...]
+    notes: tuple[str, ...]
+    reference: Mapping[str, Reference]
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    layer: str = ""
+    layers: Mapping[str, Collapse] = field(default_factory=dict)
+
+    @property
+    def breaking(self) -> tuple[str, ...]:
+        """Classes with more than twice an equal share of the defect, the worst first."""
+        limit = 2 / max(len(self.classes), 1)
+        return tuple(name for name, share in self.worst_classes(len(self.classes)) if share > limit)
+
+    def worst_classes(self, n: int = 5) -> list[tuple[str, float]]:
+        """Return the n classes with the largest shares of the squared defect: (name, share)."""
+        order = np.argsort(-self.shares, kind="stable")[:n]
+        return [(self.classes[c], float(self.shares[c])) for c in order]
+
+    def worst_pairs(self, n: int = 5) -> list[tuple[str, str, float]]:
+        """Return the n pairs of largest ``residual``: (name, name, residual), positive where they are too near."""
+        i, j = np.triu_indices(len(self.classes), 1)
+        values = self.residual[i, j]
+        order = np.argsort(-np.abs(values), kind="stable")[:n]
+        return [(self.classes[i[p]], self.classes[j[p]], float(values[p])) for p in order]
+
+    def verdict(self, held_out: bool = False) -> Verdict:
+        """Say how far the classifier has collapsed, with the numbers that decide; see `weyl.geometry.verdict`.
+
+        Parameters
+        ----------
+        held_out : bool
+            Whether these are not training data; collapse is a property of training data, so that leaves it undecided.
+        """
+        return verdict(self, held_out)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each metric that was measured: its value, chance level, floor, interval and meaning."""
+        found = []
+        for name, metric in METRICS.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            levels = self.reference.get(name, Reference(None, None))
+            low, high = self.intervals.get(name, (None, None))
+            row = {"metric": name, "title": metric.title, "value": value, "chance": levels.chance}
+            found.append({**row, "floor": levels.floor, "low": low, "high": high, "meaning": metric.meaning})
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the means, ready for JSON; infinite numbers become None.
+
+        The k × k matrices are left out for more than 128 classes.
+        """
+        matrices = {name: getattr(self, name).tolist() for name in ("gram", "residual", "pair_defect", "shares")}
+        metrics = {name: _finite(getattr(self, name)) for name in METRICS}
+        plain = ("layer", "notes", "classes", "absent", "counts", "dim", "samples", "kept", "left_out")
+        return {
+            **metrics,
+            "feature_radius": self.feature_radius,
+            "reference": {name: {"chance": _finite(r.chance), "floor": r.floor} for name, r in self.reference.items()},
+            "intervals": {name: [_finite(low), _finite(high)] for name, (low, high) in self.intervals.items()},
+            "breaking": list(self.breaking),
+            "worst_pairs": [list(pair) for pair in self.worst_pairs()],
+            "conventions": CONVENTIONS,
+            **{
+                name: list(v) if isinstance(v := getattr(self, name), tuple) else v
+                for name in (*plain, "prior", "class_weights")
+            },
+            **(matrices if len(self.classes) <= MOST_LISTED else {}),
+            "layers": {name: other.to_dict() for name, other in self.layers.items()},
+        }
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return the rows as a pandas frame, indexed by metric.
+
+        Raises
+        ------
+        MissingExtraError
+            If pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            from weyl.errors import MissingExtraError
+
+            raise MissingExtraError("to_frame needs pandas, which is not installed; pip install pandas") from error
+        return pandas.DataFrame(self.rows()).set_index("metric")
+
+    def plot(self) -> Figure:
+        """Draw the angles between class means, the shares of the classes, and the metrics between floor and chance."""
+        from weyl.geometry._plot import plot
+
+        return plot(self)
+
+    def _repr_html_(self) -> str:
+        from weyl.geometry._plot import html_table
+
+        return html_table(self)
+
+    def __repr__(self) -> str:
+        where = f" at {self.layer}" if self.layer else ""
+        shown = ", ".join(
+            f"{name}={value:.4g}" for name in ("nc1", "nc2", "nc3", "nc4") if (value := getattr(self, name)) is not None
+        )
+        return f"Collapse({shown}; {len(self.classes)} classes, {self.samples} samples{where})"
+
+
+MOST_LISTED = 128
+MERGED = 0.01  # distance of two class means, in typical distances, below which they count as one
+CONVENTIONS = (
+    "covariances are divided by the number of samples; the within-class covariance is pooled with the class weights; "
+    "the symmetric metrics weigh classes equally and leave absent ones out; the S_k defect is of centred means; "
+    "intervals are 95 % over samples"
+)
+
+
+def compute(
+    stats: CollapseStatistics,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    ood: CollapseStatistics | Tensor | None,
+    prior: str | Sequence[float] | Tensor,
+    bootstrap: int,
+    seed: int,
+    names: Sequence[str] | None,
+) -> Collapse:
+    """Carry out `CollapseStatistics.compute`, which says what the arguments are."""
+    if not stats.count:
+        raise InputError("no samples: the statistics are empty, so there is nothing to compute")
+    weight, bias = _classifier(stats, weight, bias)
+    broken = any(part is not None and not bool(part.isfinite().all()) for part in (weight, bias))
+    if broken:
+        weight = bias = None
+    here = (stats.counts > 0).nonzero()[:, 0]
+    labels = _named(stats.num_classes, names)
+    present = set(here.tolist())
+    pi = _prior(prior, stats.counts, here)
+    counts, means = stats.counts[here], stats.means[here]
+    centred = means - means.mean(0)
+    gram = centred @ centred.T
+    rows = stats.kept.rows()
+    found: dict[str, Any] = dict.fromkeys(METRICS)
+    if len(here) > 1:
+        found |= _between(stats, here, pi, centred, gram)
+        if weight is not None:
+            found["nc3"] = simplex_distance(weight[here].to(gram.dtype) @ centred.T)
+        if ood is not None:
+            found["nc5"] = _shift(means, ood)
+    found |= _of_logits(stats) if stats.has_logits else {}
+    found |= nearest(rows, means, here, weight, bias)
+    residual = gram - nearest_invariant(gram) if len(here) > 1 else torch.zeros_like(gram)
+    norm = gram.norm().clamp_min(torch.finfo(gram.dtype).tiny)
+    total = stats.class_weights.to(counts.device)[here]
+    return Collapse(
+        **found,
+        feature_radius=float(stats.peaks[0]),
+        gram=gram.cpu().numpy(),
+        residual=(residual / norm).cpu().numpy(),
+        pair_defect=(pair_defects(residual) / norm).cpu().numpy(),
+        shares=class_shares(residual).cpu().numpy(),
+        means=means.cpu().numpy(),
+        classes=tuple(labels[c] for c in here.tolist()),
+        absent=tuple(name for c, name in enumerate(labels) if c not in present),
+        counts=tuple(int(n) for n in counts.tolist()),
+        dim=stats.dim,
+        samples=stats.count,
+        kept=int(rows.times.sum()),
+        left_out=stats.left_out,
+        prior=tuple(pi.tolist()),
+        class_weights=tuple(total.tolist()),
+        notes=_notes(stats, here, labels, gram, broken),
+        reference=references(counts, stats.dim, stats.num_classes, found),
+        intervals=intervals(rows, here, found, weight, bias, pi, total, stats.count, bootstrap, seed),
+    )
+
+
+def _between(stats: CollapseStatistics, here: Tensor, pi: Tensor, centred: Tensor, gram: Tensor) -> dict[str, float]:
+    """Metrics of the class means and of the spread around them."""
+    counts = stats.counts[here]
+    weights = stats.class_weights.to(counts.device)[here]
+    mass = (weights * counts).sum()
+    traces = stats.features.traces[here]
+    # Σ_B of a prior is N'N with the rows of N weighted by it.
+    scaled = (centred - pi @ centred) * pi.sqrt()[:, None]
+    projected = scaled @ (stats.scatter / mass) @ scaled.T
+    return between(scaled, projected, float((weights * traces).sum() / mass), traces / counts, gram)
+
+
+def between(scaled: Tensor, projected: Tensor, within: float, variances: Tensor, gram: Tensor) -> dict[str, float]:
+    r"""Compute the metrics of class means and spread from small matrices.
+
+    Parameters
+    ----------
+    scaled : tensor, shape (k, d)
+        N, with :math:`\Sigma_B = N^\top N`.
+    projected : tensor, shape (k, k)
+        :math:`N \Sigma_W N^\top`.
+    within : float
+        tr Σ_W.
+    variances : tensor, shape (k,)
+        Variance of each class, summed over coordinates.
+    gram : tensor, shape (k, k)
+        Of the centred means.
+    """
+    k = len(gram)
+    inner = scaled @ scaled.T
+    spread = float(inner.trace())
+    # tr(Σ_W Σ_B⁺) = tr((NN')⁺² N Σ_W N')
+    inverse = torch.linalg.pinv(inner, hermitian=True, rtol=k * torch.finfo(inner.dtype).eps)
+    nc1 = float((inverse @ inverse * projected).sum()) / k
+    i, j = torch.triu_indices(k, k, 1, device=gram.device)
+    squared = (gram.diagonal()[i] + gram.diagonal()[j] - 2 * gram[i, j]).clamp_min(0)
+    cdnv = _ratio((variances[i] + variances[j]) / 2, squared).mean()
+    lengths, cosines = split_defect(gram)
+    symmetric = simplex_distance(gram)
+    cosine = 1 - symmetric**2 / 2
+    return {
+        "nc1": nc1 if spread > 0 else (0.0 if within == 0 else math.inf),
+        "nc1_ratio": within / spread if spread > 0 else (0.0 if within == 0 else math.inf),
+        "cdnv": float(cdnv),
+        "nc2": symmetric,
+        "equinorm": lengths,
+        "equiangular": cosines,
+        # From the chord, whose small values are exact where 1 - cos² would round to zero.
+        "sk_defect": symmetric * math.sqrt(max(0.0, (1 + cosine) / 2)),
+    }
+
+
+def _of_logits(stats: CollapseStatistics) -> dict[str, float]:
+    """Risk, gap, spread and accuracy."""
+    weights = stats.class_weights.to(stats.device)
+    risk = float((weights * stats.risks).sum() / (weights * stats.counts).sum())
+    radius = float(stats.peaks[1])
+    k = stats.num_classes
+    least = simplex_optimum(k, radius).risk if k > 1 and radius > 0 else math.log(k)
+    moments = stats.logits
+    within = float(moments.traces.sum())
+    total = within + float((moments.counts * moments.means.square().sum(1)).sum())
+    return {
+        "radius": radius,
+        "risk": risk,
+        "ew_gap": max(0.0, risk - least),
+        "logit_spread": math.sqrt(within / total) if total > 0 else 0.0,
+        "accuracy": float(stats.correct.sum()) / stats.count,
+    }
+
+
+def _shift(means: Tensor, ood: CollapseStatistics | Tensor) -> float:
+    """NC5."""
+    if not isinstance(ood, CollapseStatistics):
+        mean = tensor("ood", ood)
+        if not bool(mean.isfinite().all()):
+            raise InputError("ood has NaN or infinity; leave such samples out of the mean")
+    else:
+        if not ood.count:
+            raise InputError("no samples: the out-of-distribution statistics are empty")
+        mean = (ood.counts @ ood.means) / ood.counts.sum()
+    if mean.shape != means.shape[1:]:
+        raise UsageError(f"ood must have features of length {means.shape[1]}, got shape {tuple(mean.shape)}")
+    mean = mean.to(means.device, means.dtype)
+    return float(torch.cosine_similarity(means, mean[None], dim=1).abs().mean())
+
+
+def _classifier(
+    stats: CollapseStatistics, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    k, d = stats.num_classes, stats.dim
+    if weight is None:
+        if bias is not None:
+            raise UsageError("bias was given without weight; give both, or weight alone")
+        return None, None
+    weight = tensor("weight", weight)
+    bias = None if bias is None else tensor("bias", bias)
+    if weight.shape != (k, d):
+        raise UsageError(f"weight must have shape ({k}, {d}), got {tuple(weight.shape)}")
+    if bias is not None and bias.shape != (k,):
+        raise UsageError(f"bias must have shape ({k},), got {tuple(bias.shape)}")
+    move = {"device": stats.device, "dtype": torch.float64}
+    bias = torch.zeros(k, **move) if bias is None else bias.detach().to(**move)  # type: ignore[call-overload]
+    return weight.detach().to(**move), bias  # type: ignore[call-overload]
+
+
+def _notes(
+    stats: CollapseStatistics, here: Tensor, names: Sequence[str], gram: Tensor, broken: bool
+) -> tuple[str, ...]:
+    present = set(here.tolist())
+    absent = [name for c, name in enumerate(names) if c not in present]
+    notes = []
+    if absent:
+        more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
+        notes.append(f"no samples of {', '.join(absent[:10])}{more}; measured without")
+    if stats.left_out:
+        notes.append(f"{stats.left_out:,} samples with NaN or infinity were left out")
+    if len(here) > 2:
+        i, j = torch.triu_indices(len(here), len(here), 1, device=gram.device)
+        squared = gram.diagonal()[i] + gram.diagonal()[j] - 2 * gram[i, j]
+        least = int(squared.argmin())
+        if float(squared[least]) < MERGED**2 * float(squared.mean()):
+            pair = [names[int(here[index[least]])] for index in (i, j)]
+            notes.append(f"the means of {pair[0]} and {pair[1]} nearly coincide, which alone makes NC1 and CDNV large")
+    if broken:
+        notes.append("the classifier has NaN or infinity: NC3 and NC4 were not measured")
+    kept = int(stats.kept.rows().times.sum())
+    if kept < stats.count:
+        notes.append(f"NC4 and nearest-mean accuracy are over {kept:,} of {stats.count:,} samples, drawn uniformly")
+    return tuple(notes)
+
+
+def _prior(prior: str | Sequence[float] | Tensor, counts: Tensor, here: Tensor) -> Tensor:
+    """Weights of the classes that are present, of sum 1."""
+    if isinstance(prior, str):
+        if prior not in ("uniform", "data"):
+            raise UsageError(f"prior must be 'uniform', 'data' or a weight for each class, got {prior!r}")
+        values = counts if prior == "data" else torch.ones_like(counts)
+    else:
+        values = class_weighting("prior", prior, len(counts)).to(counts.device)
+    return values[here] / values[here].sum()
+
+
+def _named(k: int, names: Sequence[str] | None) -> tuple[str, ...]:
+    if names is None:
+        return tuple(str(c) for c in range(k))
+    if len(names) != k:
+        raise UsageError(f"names must be {k}, one a class, got {len(names)}")
+    return tuple(str(name) for name in names)
+
+
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    """Divide, with 0 / 0 = 0: two points in one place do not vary."""
+    return torch.where(a == 0, 0.0, a / b)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
