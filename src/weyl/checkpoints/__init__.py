@@ -1,0 +1,8 @@
+"""Reading weights from files that may be anything: nothing in them is ever run."""
+
+from __future__ import annotations
+
+from weyl.checkpoints._fit import load_into
+from weyl.checkpoints._read import Weights, load_weights, read_weights
+
+__all__ = ["Weights", "load_into", "load_weights", "read_weights"]

@@ -1,0 +1,262 @@
+"""What a file of weights may be, and what every bad one gets: one line, exit code 3, nothing executed."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from weyl.checkpoints import load_into, load_weights, read_weights
+from weyl.errors import InputError, MismatchError
+
+STATE = {"fc.weight": torch.arange(6.0).reshape(2, 3), "fc.bias": torch.tensor([1.0, -1.0])}
+
+
+class Evil:
+    """Would write a file if it were unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_both_formats_round_trip(tmp_path: Path) -> None:
+    torch.save(OrderedDict(STATE), tmp_path / "a.pt")
+    torch.save(STATE, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    save_file(STATE, tmp_path / "a.safetensors")
+    for name in ("a.pt", "old.pt", "a.safetensors"):
+        found = read_weights(tmp_path / name)
+        torch.testing.assert_close(found.tensors, STATE, rtol=0, atol=0)
+        assert found.notes == ()
+
+
+def test_the_first_bytes_count_and_not_the_ending(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "weights.pt")
+    found = read_weights(tmp_path / "weights.pt")
+    assert found.tensors.keys() == STATE.keys()
+    assert "safetensors file, by its first bytes" in found.notes[0]
+    with pytest.warns(UserWarning, match="by its first bytes"):
+        load_weights(tmp_path / "weights.pt")
+
+
+def html(path: Path) -> None:
+    path.write_text("\n<!DOCTYPE html><html></html>")
+
+
+def truncated_zip(path: Path) -> None:
+    torch.save(STATE, path)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def truncated_safetensors(path: Path) -> None:
+    save_file(STATE, path)
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def script(path: Path) -> None:
+    """A zip archive as torch.jit.save lays it out."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("net/data.pkl", "net/constants.pkl", "net/code/__torch__.py"):
+            archive.writestr(name, b"x")
+
+
+def bomb(path: Path) -> None:
+    torch.save(STATE, path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/zeros", bytes(10**7))
+
+
+def damaged(path: Path) -> None:
+    torch.save({"w": torch.zeros(100)}, path)
+    raw = bytearray(path.read_bytes())
+    place = raw.index(b"data.pkl") + 80
+    raw[place : place + 8] = b"\xff" * 8
+    path.write_bytes(bytes(raw))
+
+
+def saved(value: object) -> Callable[[Path], None]:
+    return lambda path: torch.save(value, path)
+
+
+BAD: list[tuple[str, Callable[[Path], object], str]] = [
+    ("empty.pt", lambda p: p.touch(), "is empty"),
+    ("fifo.pt", lambda p: os.mkfifo(p), "is not a regular file and was not opened"),
+    ("loop.pt", lambda p: p.symlink_to(p), "symbolic links"),
+    ("dangling.pt", lambda p: p.symlink_to("nowhere.pt"), "a link to a file that is not there"),
+    ("dir", lambda p: p.mkdir(), "a directory with weights in none"),
+    ("lfs.safetensors", lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"), "run git lfs pull"),
+    ("page.pt", html, "is a web page"),
+    ("random.pt", lambda p: p.write_bytes(bytes(range(1, 90))), "of no known format"),
+    ("model.gguf", lambda p: p.write_bytes(b"GGUF" + bytes(50)), "a quantised GGUF model"),
+    ("cut.pt", truncated_zip, "is damaged"),
+    ("cut.safetensors", truncated_safetensors, "no whole safetensors file"),
+    ("script.pt", script, "TorchScript program, which is not run"),
+    ("bomb.pt", bomb, "would unpack to"),
+    ("damaged.pt", damaged, "damaged"),
+    ("other.zip", lambda p: zipfile.ZipFile(p, "w").writestr("a.txt", "b"), "zip archive without a state dict"),
+    ("module.pt", saved(nn.Linear(2, 2)), "torch.nn.modules.linear.Linear"),
+    ("list.pt", saved([torch.ones(2)]), "holds a list"),
+    ("tensor.pt", saved(torch.ones(2)), "holds a Tensor"),
+    ("integers.pt", saved({0: torch.ones(2)}), "no tensors by name, but 0"),
+    ("numbers.pt", saved({"epoch": 3}), "no tensors by name, but epoch"),
+    ("two.pt", saved({"model": STATE, "ema": STATE}), "several dicts of tensors: model, ema; choose one with --key"),
+    ("complex.pt", saved({"w": torch.ones(2, dtype=torch.complex64)}), "w is complex"),
+    ("sparse.pt", saved({"w": torch.eye(2).to_sparse()}), "sparse"),
+    ("meta.pt", saved({"w": torch.ones(2, device="meta")}), "has no values"),
+    ("expanded.pt", saved({"w": torch.ones(1).expand(10**12)}), "repeats its memory to 1,000,000,000,000"),
+    ("hostile.pt", saved({"\x1b[31m<script>": torch.eye(2).to_sparse()}), r"\x1b[31m<script>"),
+]
+
+
+@pytest.mark.parametrize(("name", "make", "says"), BAD, ids=[name for name, _, _ in BAD])
+def test_bad_files_are_refused_in_one_line(
+    tmp_path: Path, name: str, make: Callable[[Path], object], says: str
+) -> None:
+    make(tmp_path / name)
+    with pytest.raises(InputError) as caught, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        read_weights(tmp_path / name)
+    text = str(caught.value)
+    assert says in text and name in text
+    assert text.isprintable() and caught.value.exit_code == 3
+
+
+def test_a_missing_file_is_told_with_near_names(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=r"no such file; did you mean 'weights.pt'\?"):
+        read_weights(tmp_path / "wieghts.pt")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "a.pt")
+    (tmp_path / "a.pt").chmod(0)
+    with pytest.raises(InputError, match="no permission"):
+        read_weights(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_nothing_in_a_file_is_run(tmp_path: Path, zipped: bool) -> None:
+    trap = tmp_path / "trap"
+    torch.save({"w": Evil(trap)}, tmp_path / "evil.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match="can run code"):
+        read_weights(tmp_path / "evil.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Evil(trap)))
+    with pytest.raises(InputError):
+        read_weights(tmp_path / "plain.pt")
+    assert not trap.exists()
+    pickle.loads(pickle.dumps(Evil(trap)))  # the control: it would have been
+    assert trap.exists()
+
+
+def test_a_nested_dict_is_used_if_it_is_the_only_one(tmp_path: Path) -> None:
+    extra = {"epoch": 3, "optimizer": {"state": {}, "param_groups": []}}
+    torch.save({"state_dict": STATE, **extra}, tmp_path / "one.pt")
+    found = read_weights(tmp_path / "one.pt")
+    torch.testing.assert_close(found.tensors, STATE, rtol=0, atol=0)
+    assert "'state_dict', the only dict of tensors" in found.notes[0]
+    ema = {key: tensor + 1 for key, tensor in STATE.items()}
+    torch.save({"model": STATE, "ema": ema}, tmp_path / "two.pt")
+    torch.testing.assert_close(load_weights(tmp_path / "two.pt", key="ema"), ema, rtol=0, atol=0)
+    with pytest.raises(InputError, match="--key mea names no dict of tensors in it; there are: model, ema"):
+        load_weights(tmp_path / "two.pt", key="mea")
+
+
+def test_prefixes_of_wrappers_are_removed_and_said(tmp_path: Path) -> None:
+    torch.save({f"_orig_mod.module.{key}": tensor for key, tensor in STATE.items()}, tmp_path / "a.pt")
+    found = read_weights(tmp_path / "a.pt")
+    assert found.tensors.keys() == STATE.keys()
+    assert "removed the prefix _orig_mod.module." in found.notes[0]
+    partly = {"module.a": torch.ones(1), "b": torch.ones(1)}
+    torch.save(partly, tmp_path / "b.pt")
+    assert read_weights(tmp_path / "b.pt").tensors.keys() == partly.keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+def test_values_that_are_not_finite_are_noted(tmp_path: Path, dtype: torch.dtype) -> None:
+    torch.save({"good": torch.ones(2), "bad": torch.tensor([1.0, np.nan]).to(dtype)}, tmp_path / "a.pt")
+    assert read_weights(tmp_path / "a.pt").notes == ("1 of 2 tensors hold NaN or Inf: bad",)
+    torch.save({"large": torch.tensor(1e300, dtype=torch.float64)}, tmp_path / "b.pt")
+    assert read_weights(tmp_path / "b.pt").notes == ()
+
+
+def test_the_only_file_of_a_directory(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    assert "model.safetensors, the only weights" in read_weights(tmp_path).notes[0]
+    torch.save(STATE, tmp_path / "b.pt")
+    with pytest.raises(InputError, match=r"several: b\.pt, model\.safetensors; name one"):
+        read_weights(tmp_path)
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(STATE, path)
+    honest = torch.load
+
+    def slow(file: Path, **options: object) -> object:
+        found = honest(file, **options)
+        path.write_bytes(path.read_bytes() + b"x")
+        return found
+
+    monkeypatch.setattr(torch, "load", slow)
+    with pytest.raises(InputError, match="changed while it was read"):
+        read_weights(path)
+
+
+def net() -> nn.Module:
+    return nn.Sequential(OrderedDict(fc=nn.Linear(3, 2)))
+
+
+def test_weights_that_fit_are_loaded() -> None:
+    model = net()
+    assert load_into(model, STATE) == ()
+    torch.testing.assert_close(dict(model.state_dict()), STATE, rtol=0, atol=0)
+
+
+def test_weights_that_do_not_fit_leave_the_model_and_show_the_difference() -> None:
+    model = net()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    wrong = {"fc.weight": torch.ones(2, 4), "extra\x1b": torch.ones(1)}
+    with pytest.raises(MismatchError) as caught:
+        load_into(model, wrong, "a.pt")
+    text = str(caught.value)
+    for part in ("a.pt do not fit", "1 missing (fc.bias)", r"unexpected (extra\x1b)", "(2, 4) float32, not (2, 3)"):
+        assert part in text, text
+    assert text.isprintable() and caught.value.exit_code == 1
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    with pytest.raises(MismatchError, match="int8"):
+        load_into(model, {**STATE, "fc.weight": torch.ones(2, 3, dtype=torch.int8)})
+    many = {f"x{i}": torch.ones(1) for i in range(9)}
+    with pytest.raises(MismatchError, match=r"9 unexpected \(x0, x1, x2, …\)"):
+        load_into(model, {**STATE, **many})
+
+
+def test_of_tied_weights_one_name_suffices_and_a_broken_tie_is_said() -> None:
+    model = nn.Sequential(OrderedDict(a=nn.Linear(2, 2, bias=False), b=nn.Linear(2, 2, bias=False)))
+    model.b.weight = model.a.weight
+    assert load_into(model, {"a.weight": torch.eye(2)}) == ()
+    torch.testing.assert_close(model.b.weight.detach(), torch.eye(2))
+    (note,) = load_into(model, {"a.weight": torch.eye(2), "b.weight": torch.ones(2, 2)})
+    assert "a.weight and b.weight different values" in note
+
+
+def test_reading_does_not_touch_the_file(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(STATE, buffer)
+    (tmp_path / "a.pt").write_bytes(buffer.getvalue())
+    load_into(net(), load_weights(tmp_path / "a.pt"))
+    assert (tmp_path / "a.pt").read_bytes() == buffer.getvalue()
