@@ -22,7 +22,7 @@ Data goes to stdout, everything else to stderr; `--json` writes JSON.
 | exit code | meaning |
 |---|---|
 | 0 | yes, or done |
-| 1 | no: the symmetry does not hold |
+| 1 | no: the symmetry does not hold, or the weights do not fit the model |
 | 2 | usage |
 | 3 | bad or unsafe input, or an output file that exists |
 | 4 | inconclusive, or over a limit |

@@ -14,6 +14,7 @@ from torch import nn
 import weyl
 from weyl.demo import run
 from weyl.demo._minima import Judge, distances, interpolate, straight_line, twins
+from weyl.demo._subjects import images
 from weyl.demo._train import trained
 from weyl.report import Demo, render_demo, to_json
 
@@ -66,7 +67,10 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_global_random_state_and_threads_stay() -> None:
+def test_global_random_state_and_threads_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Checking the signatures of weyl.data draws from Python's generator; tests/data looks at it without these checks.
+    made = {seed: images(True, seed) for seed in (1,)}
+    monkeypatch.setattr("weyl.demo._run.images", lambda quick, seed: made[seed])
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     first, again = run(quick=True, seed=1), run(quick=True, seed=1)
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -78,13 +82,27 @@ def test_global_random_state_and_threads_stay() -> None:
 
 def test_report_and_numbers(demo: Demo) -> None:
     page = render_demo(demo, numbers="report.json")
-    assert page.count("<svg ") == 5 and page.count('role="img"') == 5
+    assert page.count("<svg ") == 11 and page.count('role="img"') == 11
     assert "<script" not in page and "report.json" in page
     for network in demo.networks:
         assert f"{network.loss:.12f}" in page
     numbers = json.loads(to_json(demo.to_dict()))
     assert numbers["networks"][1]["path"]["barrier"] == demo.networks[1].path.barrier
     assert numbers["networks"][0]["inspection"]["order"]["factorials"] == [[24, 3]]
+
+
+def test_how_far_the_networks_have_collapsed(demo: Demo) -> None:
+    page = render_demo(demo)
+    for network in demo.networks:
+        train, test = network.collapse["train"], network.collapse["test"]
+        assert test.accuracy == pytest.approx(network.accuracy)
+        assert train.nc1_ratio is not None and 0 < train.nc1_ratio < train.reference["nc1_ratio"].chance
+        # A few epochs do not make a simplex, and the report must not say so.
+        assert network.verdict.level in ("not", "partly") and network.verdict.sentence in page
+        assert train.classes == tuple("0123456789")
+    assert page.count("How far it has collapsed") == 2 and "Hui, Belkin, Nakkiran" in page
+    told = json.loads(to_json(demo.to_dict()))["networks"][0]["collapse"]
+    assert told["parts"]["train"]["nc2"] == demo.networks[0].collapse["train"].nc2
 
 
 def test_progress_rises_to_the_end() -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``weyl inspect``, ``weyl verify``, ``weyl count`` and ``weyl demo``.
+"""The command line: ``weyl inspect``, ``verify``, ``count``, ``simplex``, ``collapse`` and ``demo``.
 
 Importing this package imports click and nothing else that is heavy; a command imports what it needs when it runs.
 """

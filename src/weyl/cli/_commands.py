@@ -18,7 +18,8 @@ from weyl.cli._params import (
     output_path,
 )
 from weyl.cli._program import Program
-from weyl.errors import WeylError
+from weyl.cli._representations import collapse, simplex
+from weyl.errors import LimitError
 
 if TYPE_CHECKING:
     from weyl.report import Inspection
@@ -27,12 +28,6 @@ __all__ = ["main"]
 
 HOLDS = {"holds": 0, "fails": 1, "inconclusive": 4}
 MOST_DIGITS = 1_000_000
-
-
-class LimitError(WeylError):
-    """An exact answer would be too long."""
-
-    exit_code = 4
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -54,6 +49,10 @@ def main() -> None:
     Exit codes: 0 yes or done · 1 no · 2 usage · 3 bad input · 4 inconclusive or over a limit ·
     70 a bug in weyl · 130 interrupted.
     """  # noqa: D301 (click's mark for lines to keep)
+
+
+main.add_command(collapse)
+main.add_command(simplex)
 
 
 @main.command()

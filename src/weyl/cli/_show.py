@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from weyl.cli._console import open_console, show_facts, warn
 from weyl.report import Demo, Inspection, families, order_to_dict, printable, scientific, subscripts, to_json
 
 if TYPE_CHECKING:
@@ -24,9 +23,8 @@ __all__ = ["count", "demo", "inspection", "proof"]
 
 MANY = 20  # spaces; above this, those of equal layers share a row
 PLACES = 3
+WORDS = {"collapsed": "collapsed", "partly": "partly collapsed", "not": "not collapsed", "undecided": "undecided"}
 VERDICTS = {"holds": "bold green", "fails": "bold red", "inconclusive": "bold yellow"}
-PIPE_WIDTH = 120
-BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 
 
 def inspection(found: Inspection, *, as_json: bool, exact: bool) -> None:
@@ -34,17 +32,17 @@ def inspection(found: Inspection, *, as_json: bool, exact: bool) -> None:
     if as_json:
         click.echo(to_json(found.to_dict(exact)))
         return
-    _warn(found.warnings)
-    console = _console()
+    warn(found.warnings)
+    console = open_console()
     structure = found.structure
     console.print(Text(printable(found.model), style="bold"))
     console.print(f"{found.parameters:,} parameters in {found.tensors} tensors\n", style="dim")
     rows = structure.rows()
     console.print(_spaces(families(rows) if len(rows) > MANY else rows))
-    _facts(console, [("group", subscripts(structure.group.symbol)), *_order(structure.group.order, exact)])
+    show_facts(console, [("group", subscripts(structure.group.symbol)), *_order(structure.group.order, exact)])
     if found.proof is not None:
         console.print()
-        _facts(console, _proof(found.proof))
+        show_facts(console, _proof(found.proof))
     _remarks(console, found)
 
 
@@ -56,10 +54,11 @@ def proof(found: Inspection, *, as_json: bool) -> None:
         head = {"model": found.model, "group": group.symbol, "order": order_to_dict(group.order)}
         click.echo(to_json({**head, "proof": found.proof.to_dict(), "warnings": list(found.warnings)}))
         return
-    _warn(found.warnings)
+    warn(found.warnings)
     group = found.structure.group
-    _facts(
-        _console(), [("group", f"{subscripts(group.symbol)}, order {scientific(group.order)}"), *_proof(found.proof)]
+    show_facts(
+        open_console(),
+        [("group", f"{subscripts(group.symbol)}, order {scientific(group.order)}"), *_proof(found.proof)],
     )
 
 
@@ -68,7 +67,7 @@ def count(layers: Mapping[str, Sequence[int]], order: Order, *, as_json: bool, e
     if as_json:
         click.echo(to_json({**layers, "order": order_to_dict(order, exact)}))
         return
-    _facts(_console(), _order(order, exact, name="equivalent minima"))
+    show_facts(open_console(), _order(order, exact, name="equivalent minima"))
 
 
 def demo(found: Demo, report: Path, *, as_json: bool) -> None:
@@ -76,7 +75,7 @@ def demo(found: Demo, report: Path, *, as_json: bool) -> None:
     if as_json:
         click.echo(to_json(found.to_dict()))
         return
-    console = _console()
+    console = open_console()
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for network in found.networks:
@@ -99,26 +98,16 @@ def _demo_rows(found: Demo) -> list[tuple[str, list[str]]]:
         ("held-out accuracy", [f"{net.accuracy:.1%}" for net in nets]),
         ("held-out loss", [f"{net.loss:.6f}" for net in nets]),
         (f"  largest change, {len(nets[0].twins)} twins", [f"{change:.1e}" for change in spread]),
+        ("spread within classes, NC1", [f"{net.collapse['train'].nc1_ratio:.2f}" for net in nets]),
+        ("  held out", [f"{net.collapse['test'].nc1_ratio:.2f}" for net in nets]),
+        ("distance from a simplex, NC2", [f"{net.collapse['train'].nc2:.2f}" for net in nets]),
+        ("  held out", [f"{net.collapse['test'].nc2:.2f}" for net in nets]),
+        ("representations", [WORDS[net.verdict.level] for net in nets]),
         ("nearest two of these minima", [f"{net.closest:.1f}" for net in nets]),
         ("  length of the weights", [f"{net.norm:.1f}" for net in nets]),
         ("loss half-way to a twin", [f"{net.path.loss[len(net.path.loss) // 2]:.3f}" for net in nets]),
         ("  accuracy there", [f"{net.path.accuracy[len(net.path.loss) // 2]:.1%}" for net in nets]),
     ]
-
-
-class _Output(Console):
-    """Standard output, whose reader may stop before the end (``weyl verify M | head -1``)."""
-
-    def on_broken_pipe(self) -> None:
-        """Leave as a program that a closed pipe ends: any other code would read as an answer."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(BROKEN_PIPE)
-
-
-def _console() -> Console:
-    """Standard output; wide where it is not a terminal, so that lines of a pipe are not broken at 80."""
-    console = _Output(highlight=False, markup=False, emoji=False)
-    return console if console.is_terminal else _Output(highlight=False, markup=False, emoji=False, width=PIPE_WIDTH)
 
 
 def _spaces(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -167,13 +156,6 @@ def _proof(proof: Proof) -> list[tuple[str, Text | str]]:
     return facts
 
 
-def _facts(console: Console, facts: Sequence[tuple[str, Text | str]]) -> None:
-    """Names on the left, values on the right, each a line of its own however long, to be copied whole."""
-    width = max(len(name) for name, _ in facts)
-    for name, value in facts:
-        console.print(Text.assemble((f"{name:<{width}}  ", "dim"), value), soft_wrap=True)
-
-
 def _remarks(console: Console, found: Inspection) -> None:
     structure = found.structure
     for opaque in structure.opaque:
@@ -188,8 +170,3 @@ def _remarks(console: Console, found: Inspection) -> None:
 
 def _remark(console: Console, kind: str, text: str) -> None:
     console.print(Text.assemble((f"{kind}: ", "yellow"), text))
-
-
-def _warn(warnings: Sequence[str]) -> None:
-    for warning in warnings:
-        click.echo(f"weyl: warning: {printable(warning)}", err=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.status import Status
     from torch import nn
 
-__all__ = ["examine", "show_off"]
+__all__ = ["examine", "show_off", "step"]
 
 
 def examine(spec: str, input_shape: tuple[int, ...] | None, *, strict: bool, trials: int, seed: int) -> Inspection:
@@ -42,7 +42,7 @@ def examine(spec: str, input_shape: tuple[int, ...] | None, *, strict: bool, tri
     WeylError
         Whatever stands in the way, in one line.
     """
-    with _step("loading torch") as say:
+    with step("loading torch") as say:
         import weyl
         from weyl.models import load_model
 
@@ -89,7 +89,7 @@ def show_off(out: Path, *, quick: bool, seed: int, force: bool) -> tuple[Demo, P
 
 
 @contextlib.contextmanager
-def _step(first: str) -> Iterator[_Say]:
+def step(first: str) -> Iterator[_Say]:
     """A spinner on stderr, where that is a terminal; what foreign code prints goes to stderr, too."""
     console = Console(stderr=True)
     with console.status(Text(first)) as status, contextlib.redirect_stdout(sys.stderr):

@@ -13,6 +13,7 @@ from weyl.data import Split
 from weyl.demo._minima import Judge, distances, in_double, straight_line, twins
 from weyl.demo._subjects import Subject, images, subjects
 from weyl.demo._train import trained
+from weyl.geometry import Collapse, collapse
 from weyl.proof import verify
 from weyl.report import Demo, Inspection, Trained
 from weyl.trace import discover
@@ -21,6 +22,7 @@ __all__ = ["run"]
 
 TWINS = 5
 POINTS = 21
+CHUNK = 100  # images at a time; their activations stay in cache
 Progress = Callable[[str, float], None]
 
 
@@ -77,6 +79,11 @@ def _study(subject: Subject, split: Split, seed: int, tell: Progress) -> Trained
     )
     seconds = time.perf_counter() - begin
     inspection = _inspect(subject.title, module, test_x[:2], seed, tell)
+    tell("measuring its representations", 0.78)
+    shapes = {
+        "train": _collapse(module, train_x, split.train_y, split.classes),
+        "test": _collapse(module, test_x, split.test_y, split.classes),
+    }
     tell("walking to equivalent minima", 0.8)
     judge = Judge(module, test_x, split.test_y)
     state = module.state_dict()
@@ -99,6 +106,7 @@ def _study(subject: Subject, split: Split, seed: int, tell: Progress) -> Trained
         twins=found,
         closest=closest,
         path=path,
+        collapse=shapes,
     )
 
 
@@ -109,6 +117,11 @@ def _inspect(title: str, module: nn.Module, example: Tensor, seed: int, tell: Pr
     proof = verify(module, (example,), structure=structure, seed=seed)
     parameters = list(module.parameters())
     return Inspection(title, structure, sum(p.numel() for p in parameters), len(parameters), proof)
+
+
+def _collapse(module: nn.Module, x: Tensor, y: Tensor, classes: tuple[str, ...]) -> Collapse:
+    batches = list(zip(torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True))
+    return collapse(module, batches, names=classes, progress=False)
 
 
 def _shaped(images: Tensor, flat: bool) -> Tensor:

@@ -3,14 +3,17 @@
 Importing this package costs nothing: matplotlib and Jinja2 are imported when something is drawn.
 """
 
+from weyl.report._collapse import CAUTION, Measured
 from weyl.report._content import Demo, Inspection, Path, Trained, Twin, families, order_to_dict
 from weyl.report._files import refuse_existing, write_atomic
-from weyl.report._html import render_demo, render_inspection
+from weyl.report._html import render_collapse, render_demo, render_inspection
 from weyl.report._text import power_of_ten, printable, scientific, subscripts, to_json
 
 __all__ = [
+    "CAUTION",
     "Demo",
     "Inspection",
+    "Measured",
     "Path",
     "Trained",
     "Twin",
@@ -19,6 +22,7 @@ __all__ = [
     "power_of_ten",
     "printable",
     "refuse_existing",
+    "render_collapse",
     "render_demo",
     "render_inspection",
     "scientific",

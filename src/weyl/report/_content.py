@@ -11,6 +11,7 @@ from weyl._version import __version__
 from weyl.report._text import scientific
 
 if TYPE_CHECKING:
+    from weyl.geometry import Collapse, Verdict
     from weyl.groups import Order
     from weyl.proof import Proof
     from weyl.structure import Structure
@@ -143,6 +144,8 @@ class Trained:
         Smallest distance between any two of the minima, the trained one included.
     path : Path
         From the trained minimum to the first twin.
+    collapse : mapping of str to Collapse
+        Its representations on ``"train"`` and ``"test"``.
     """
 
     title: str
@@ -156,6 +159,12 @@ class Trained:
     twins: tuple[Twin, ...]
     closest: float
     path: Path
+    collapse: Mapping[str, Collapse]
+
+    @property
+    def verdict(self) -> Verdict:
+        """How far the network has collapsed on its training data."""
+        return self.collapse["train"].verdict()
 
     @property
     def holds(self) -> bool:
@@ -174,6 +183,10 @@ class Trained:
             "twins": [asdict(twin) for twin in self.twins],
             "path": asdict(self.path) | {"barrier": self.path.barrier},
             "inspection": self.inspection.to_dict(),
+            "collapse": {
+                "verdict": {"level": self.verdict.level, "sentence": self.verdict.sentence},
+                "parts": {name: found.to_dict() for name, found in self.collapse.items()},
+            },
         }
 
 

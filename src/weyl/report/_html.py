@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from weyl._version import __version__
 from weyl.report import figures
+from weyl.report._collapse import CAUTION, Measured
 from weyl.report._content import Demo, Inspection, families
 from weyl.report._text import power_of_ten, printable
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from weyl.groups import Order
 
-__all__ = ["render_demo", "render_inspection"]
+__all__ = ["render_collapse", "render_demo", "render_inspection"]
 
 MANY = 20  # spaces; above this, those of equal layers share a row
 
@@ -60,13 +62,33 @@ def render_demo(demo: Demo, *, numbers: str = "") -> str:
     str
         HTML.
     """
-    return _environment().get_template("demo.html").render(demo=demo, numbers=numbers)
+    return _environment().get_template("demo.html").render(demo=demo, numbers=numbers, caution=CAUTION)
+
+
+def render_collapse(measured: Measured, *, numbers: str = "") -> str:
+    """Render the report of ``weyl collapse`` as one HTML document.
+
+    Parameters
+    ----------
+    measured : Measured
+        What to show.
+    numbers : str
+        Name of the JSON file beside the report.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    return _environment().get_template("collapse.html").render(it=measured, numbers=numbers, caution=CAUTION)
 
 
 @cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
+
+    from weyl.report import _collapse_figures
 
     def shown(value: Any) -> Any:
         return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -80,7 +102,12 @@ def _environment() -> Environment:
         finalize=shown,
     )
     environment.filters.update(
-        power=_power, symbol=_symbol, significant=_significant, rows=_rows, percent=lambda x: f"{100 * x:.1f} %"
+        power=_power,
+        symbol=_symbol,
+        significant=_significant,
+        figure=lambda x: "–" if x is None else _significant(x) if isfinite(x) else "∞",
+        rows=_rows,
+        percent=lambda x: f"{100 * x:.1f} %",
     )
     environment.globals.update(
         version=__version__,
@@ -88,6 +115,11 @@ def _environment() -> Environment:
         spaces_figure=lambda structure: Markup(figures.spaces(structure)),
         barrier_figure=lambda path, name: Markup(figures.barrier(path, name=name)),
         growth_figure=lambda mark: Markup(figures.growth(mark=mark)),
+        cosines_figure=lambda found: Markup(_collapse_figures.cosines(found)),
+        layers_figure=lambda profile: Markup(_collapse_figures.layers(profile)),
+        levels_figure=lambda parts: Markup(_collapse_figures.levels(parts)),
+        means_figure=lambda found: Markup(_collapse_figures.means(found)),
+        shares_figure=lambda found: Markup(_collapse_figures.shares(found)),
     )
     return environment
 

@@ -6,14 +6,12 @@ or dark scheme; `standalone` fixes them for a file of its own.
 
 from __future__ import annotations
 
-import html
-import io
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from weyl.report._text import printable, subscripts
+from weyl.report._canvas import MUTED, SERIES, draw_svg, locator, short, standalone
+from weyl.report._text import subscripts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,42 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["barrier", "growth", "spaces", "standalone"]
 
-# Drawn in the colour on the left, which nothing else uses; written as the variable on the right.
-COLOURS: Mapping[str, tuple[str, str]] = {
-    "#000001": ("ink", "#1f2430"),
-    "#000002": ("muted", "#697083"),
-    "#000003": ("line", "#dfe2ea"),
-    "#0000a1": ("c1", "#4453c9"),
-    "#0000a2": ("c2", "#c2571a"),
-    "#0000a3": ("c3", "#16836b"),
-    "#0000a4": ("c4", "#a4399b"),
-    "#0000a5": ("c5", "#8a6d00"),
-}
-INK, MUTED, LINE, *SERIES = COLOURS
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
-SETTINGS: Mapping[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": LINE,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.facecolor": "none",
-    "figure.constrained_layout.use": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.7,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "lines.linewidth": 2,
-    "lines.solid_capstyle": "round",
-}
 UNIVERSE = 80  # log10 of the usual estimate of the number of atoms in the observable universe
 SHOWN = 40
 
@@ -94,7 +56,7 @@ def growth(widths: Sequence[int] = (), depths: Iterable[int] = (1, 2, 3, 4, 5), 
             ax.plot(grid, height, color=colour)
         ax.set(yscale="log", xlim=(0, grid[-1]), ylim=(1, None))
         ax.set(xlabel="units in each hidden layer", ylabel="decimal digits of the count")
-        ax.xaxis.set_major_locator(_locator(5))
+        ax.xaxis.set_major_locator(locator(5))
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         levels: list[tuple[float, str]] = [(UNIVERSE, "atoms in the observable universe")]
         levels += [(mark.log10, "this network")] if mark is not None and mark.log10 >= 1 else []
@@ -114,7 +76,7 @@ def growth(widths: Sequence[int] = (), depths: Iterable[int] = (1, 2, 3, 4, 5), 
     text = f"Curves for {', '.join(map(str, heights))} hidden layers rise to {most:,.0f} digits at width {grid[-1]}."
     if mark is not None:
         text += f" This network has {mark.log10:,.0f}."
-    return _draw("Growth of the number of equivalent minima with width", text, draw)
+    return draw_svg("Growth of the number of equivalent minima with width", text, draw)
 
 
 def barrier(path: Path, others: Sequence[Path] = (), name: str = "the network") -> str:
@@ -161,7 +123,7 @@ def barrier(path: Path, others: Sequence[Path] = (), name: str = "the network") 
         f"The loss of {name} is {path.loss[0]:.3f} at the minimum, rises to {max(path.loss):.2f} between"
         f" and is {path.loss[-1]:.3f} at the twin."
     )
-    return _draw("Loss along the straight line from a minimum to its own twin", text, draw)
+    return draw_svg("Loss along the straight line from a minimum to its own twin", text, draw)
 
 
 def spaces(structure: Structure) -> str:
@@ -193,67 +155,15 @@ def spaces(structure: Structure) -> str:
             copies = space.multiplicity
             label = f"{subscripts(space.symbol)}{f' ×{copies}' if copies > 1 else ''}"
             ax.text(1.01, row, label, transform=ax.get_yaxis_transform(), va="center", fontsize=9, color=colour)
-        ax.set_yticks(range(len(shown)), [_short(space.name) for space in shown], fontsize=9)
+        ax.set_yticks(range(len(shown)), [short(space.name) for space in shown], fontsize=9)
         ax.set(ylim=(len(shown) - 0.4, -0.6), xlabel="parameters and buffers, in the order of the model")
-        ax.xaxis.set_major_locator(_locator(6, integer=True))
+        ax.xaxis.set_major_locator(locator(6, integer=True))
         ax.grid(axis="y", visible=False)
         ax.tick_params(length=0)
 
     text = f"{len(shown)} of {len(structure.spaces)} spaces and the {len(column)} tensors in which they occur."
     height = 1.1 + 0.26 * max(len(shown), 1)
-    return _draw("Spaces of the model, and where each occurs", text, draw, height=height)
-
-
-def standalone(svg: str) -> str:
-    """Turn a figure into the text of a file: fixed colours, on white, for viewers without CSS variables.
-
-    Examples
-    --------
-    >>> standalone('<svg width="9"><path style="fill: var(--ink, #123456)"/></svg>').splitlines()[1]
-    '<svg width="9" style="background: #ffffff"><path style="fill: #123456"/></svg>'
-    """
-    fixed = re.sub(r"var\(--\w+, (#[0-9a-f]{6})\)", r"\1", svg)
-    fixed = re.sub(r"<svg ([^>]*)>", r'<svg \1 style="background: #ffffff">', fixed, count=1)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{fixed}\n'
-
-
-def _draw(title: str, description: str, draw: Callable[[Axes], None], height: float = 3.1) -> str:
-    """Draw on a figure of its own, under settings of weyl's own, and clean the SVG up."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        # Ids are hashes: a salt per figure keeps those of two figures in one page apart.
-        matplotlib.rcParams.update({**SETTINGS, "svg.hashsalt": f"weyl {title} {description}"})
-        figure = Figure(figsize=(5.2, height))
-        draw(figure.subplots())
-        buffer = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=nothing)
-    return _clean(buffer.getvalue(), title, description)
-
-
-def _clean(svg: str, title: str, description: str) -> str:
-    """Drop what one page may hold only once, name the figure for screen readers, and set the variables."""
-    svg = svg[svg.index("<svg") :].strip()
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"font-family: [^;\"]*", f"font-family: {FONT}", svg)
-    svg = re.sub(r"#0000(?:0[1-3]|a[1-5])", lambda found: _variable(found[0]), svg)
-    label = html.escape(f"{printable(title)}. {printable(description)}")
-    head = f'<svg role="img" aria-label="{label}" '
-    return re.sub(r"\n\s*", "\n", svg.replace("<svg ", head, 1).replace(">", f">\n<title>{label}</title>", 1))
-
-
-def _variable(sentinel: str) -> str:
-    name, fallback = COLOURS[sentinel]
-    return f"var(--{name}, {fallback})"
-
-
-def _locator(ticks: int, integer: bool = False) -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(ticks, integer=integer)
+    return draw_svg("Spaces of the model, and where each occurs", text, draw, height=height)
 
 
 def _first(places: Sequence[int], heights: Sequence[float], level: float) -> int:
@@ -267,10 +177,3 @@ def _spread(places: Sequence[float], least: float) -> list[float]:
     for i in range(1, len(spread)):
         spread[i] = max(spread[i], spread[i - 1] + least)
     return spread
-
-
-def _short(name: str, limit: int = 30) -> str:
-    name = printable(name)
-    # matplotlib reads a pair of dollar signs as mathematics.
-    name = name if len(name) <= limit else f"{name[: limit // 3]}…{name[-(limit - limit // 3 - 1) :]}"
-    return name.replace("$", r"\$")

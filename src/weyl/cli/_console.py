@@ -1,0 +1,46 @@
+"""Where results go: standard output, and warnings to standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from weyl.report import printable
+
+__all__ = ["open_console", "show_facts", "warn"]
+
+PIPE_WIDTH = 120
+BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
+
+
+class _Output(Console):
+    """Standard output, whose reader may stop before the end (``weyl verify M | head -1``)."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave as a program that a closed pipe ends: any other code would read as an answer."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(BROKEN_PIPE)
+
+
+def open_console() -> Console:
+    """Standard output; wide where it is not a terminal, so that lines of a pipe are not broken at 80."""
+    console = _Output(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else _Output(highlight=False, markup=False, emoji=False, width=PIPE_WIDTH)
+
+
+def show_facts(console: Console, facts: Sequence[tuple[str, Text | str]]) -> None:
+    """Names on the left, values on the right, each a line of its own however long, to be copied whole."""
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        console.print(Text.assemble((f"{name:<{width}}  ", "dim"), value), soft_wrap=True)
+
+
+def warn(warnings: Sequence[str]) -> None:
+    """Say each in a line of its own on stderr."""
+    for warning in warnings:
+        click.echo(f"weyl: warning: {printable(warning)}", err=True)
