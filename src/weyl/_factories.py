@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import stat
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import unquote
 
-from weyl._text import near, one_line
+from weyl._text import beside, expanded, near, one_line
 from weyl.errors import InputError, WeylError
 
 __all__ = ["Wanted", "call_factory", "call_named", "is_factory", "read_keywords", "shown"]
@@ -129,7 +130,7 @@ def call_named(kind: str, target: str, factory: str, keywords: Mapping[str, Any]
     InputError
         Of the type that ``wanted`` names, if the factory cannot be found or called.
     """
-    folder = Path(target).expanduser().parent if kind == "file" else Path.cwd()
+    folder = expanded(target).parent if kind == "file" else Path.cwd()
     with _importable(folder):
         owner = _run_file(target, name, wanted) if kind == "file" else _import(target, name, wanted)
         return call_factory(_lookup(owner, factory, name, wanted), keywords, name, wanted)
@@ -178,7 +179,10 @@ def shown(error: BaseException) -> str:
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
     """Let code import what lies beside it, as ``python file.py`` and ``python -m module`` do."""
-    entry = str(folder.resolve())
+    try:
+        entry = str(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a name that cannot be: opening it says so
+        entry = str(folder)
     sys.path.insert(0, entry)
     try:
         yield
@@ -208,12 +212,16 @@ def _import(dotted: str, name: str, wanted: Wanted) -> ModuleType:
 
 def _run_file(path_text: str, name: str, wanted: Wanted) -> ModuleType:
     """Run a Python file as a module of its own."""
-    path = Path(path_text).expanduser()
-    if not path.is_file():
-        what = "not a regular file" if path.exists() else "no such file"
-        folder = path.parent
-        names = [found.name for found in folder.iterdir()] if folder.is_dir() else []
-        raise wanted.error(f"{name}: {what}: {one_line(path)}{near(path.name, names)}")
+    path = expanded(path_text)
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError as error:
+        raise wanted.error(f"{name}: no such file: {one_line(path)}{near(path.name, beside(path))}") from error
+    except (OSError, ValueError) as error:  # too long, a folder that may not be read, a loop of links
+        why = one_line(getattr(error, "strerror", None) or error)
+        raise wanted.error(f"{name}: {why}: {one_line(path)}") from error
+    if not regular:
+        raise wanted.error(f"{name}: not a regular file: {one_line(path)}")
     alias = f"{wanted.alias}{path.stem}"
     module_spec = importlib.util.spec_from_file_location(alias, path)
     assert module_spec is not None and module_spec.loader is not None  # the name ends in .py

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from studies.collapse._design import CLASSES, DESIGN, LIMITS
+from studies.collapse._design import CLASSES, DESIGN, HIDDEN, LIMITS, RATIO
+from weyl.geometry import reference_levels
 
 COSINES = "Mean cosine between centred class means, training data:"
 BEGIN, END = "<!-- collapse:table -->", "<!-- collapse:end -->"
@@ -32,6 +33,7 @@ def table(results: dict[str, Any]) -> str:
         lines += [_row(arm.title, runs) for arm, runs in found if runs]
     lines.append(_row("the base before training", [before(run) for run in _of(results, "base")]))
     lines.append(_chance(results["references"]))
+    lines.append(_chance_of_sizes(results["constants"]["train"]))
     return "\n".join(lines) + "\n"
 
 
@@ -110,6 +112,16 @@ def _chance(levels: dict[str, Any]) -> str:
     cells += [number(train[name]["chance"]) for name in ("nc1_ratio", "nc2", "nc3")]
     cells += ["", "10", *(number(test[name]["chance"]) for name in ("nc1_ratio", "nc2"))]
     return f"| {' | '.join(cells)} |"
+
+
+def _chance_of_sizes(images: int) -> str:
+    """The same for the training sizes of the arms with classes of unequal size."""
+    large = 2 * images // CLASSES
+    sizes = [large] * (CLASSES // 2) + [max(1, large // RATIO)] * (CLASSES - CLASSES // 2)
+    levels = reference_levels(sizes, HIDDEN[-1])
+    cells = ["*the same, sizes 100:1*", ""]
+    cells += [number(levels[name].chance or 0.0) for name in ("nc1_ratio", "nc2", "nc3")]
+    return f"| {' | '.join([*cells, *[''] * 4])} |"
 
 
 def number(value: float) -> str:

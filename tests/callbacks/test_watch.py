@@ -11,7 +11,7 @@ from torch import nn
 
 from weyl.callbacks import scalars, watch
 from weyl.errors import InputError, UsageError
-from weyl.geometry import CollapseStatistics
+from weyl.geometry import CollapseStatistics, collapse
 from weyl.nn import SimplexHead
 
 
@@ -50,7 +50,7 @@ def test_batches_in_and_out_of_inference_mode_add_up():
         for i, (inputs, labels) in enumerate(loader):
             with torch.inference_mode(i % 2 == 0):
                 model(inputs)
-                watcher.step(labels)
+                watcher.observe(labels)
         assert_same(watcher.compute(), measured(model, *data()))
 
 
@@ -125,11 +125,12 @@ def test_features_are_held_without_their_graph():
 def test_hooks_are_there_inside_only():
     model = net()
     with watch(model, K) as watcher:
-        assert hooks(model) == 1
+        # one on the candidate, one on the model, whose result is compared
+        assert hooks(model) == 2
         with pytest.raises(RuntimeError, match="stop"), watch(model, K):
-            assert hooks(model) == 2
+            assert hooks(model) == 4
             raise RuntimeError("stop")
-        assert hooks(model) == 1
+        assert hooks(model) == 2
         with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
             model(torch.zeros(2, INPUTS + 1, dtype=torch.float64))
     assert hooks(model) == 0
@@ -174,7 +175,7 @@ def test_the_classifier_is_the_candidate_called_last():
     model = Wide()
     inputs, labels = data(dtype=torch.float32)
     with watch(model, K) as watcher:
-        assert watcher.layer is None and hooks(model) == 2
+        assert watcher.layer is None and hooks(model) == 3
         model(inputs)
         watcher.observe(labels)
         assert watcher.layer == "head" and hooks(model) == 1
@@ -357,3 +358,34 @@ def test_tensorboard(tmp_path):
     assert set(events.Tags()["scalars"]) == set(scalars(collapse, "collapse/"))
     event = events.Scalars("collapse/nc1")[0]
     assert event.step == 4 and event.value == pytest.approx(collapse.nc1)
+
+
+def test_logits_that_are_changed_in_place_after_the_pass_are_copied():
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    x, y = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+    with torch.no_grad(), watch(net, 3) as watcher:
+        z = net(x)
+        z.mul_(-5)
+        watcher.observe(y)
+        found = watcher.compute()
+    expected = collapse(net, [(x, y)])
+    assert found.risk == pytest.approx(expected.risk) and found.accuracy == expected.accuracy
+
+
+def test_a_head_that_is_no_module_is_not_replaced_by_a_layer_of_its_width():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.matrix = nn.Linear(4, 3), nn.Parameter(torch.ones(3, 3))
+
+        def forward(self, x):
+            return self.body(x).relu() @ self.matrix
+
+    net = Functional()
+    with watch(net, 3) as watcher:
+        net(torch.ones(5, 4))
+        with pytest.raises(UsageError, match="name it with layer="):
+            watcher.observe(torch.zeros(5, dtype=torch.int64))
+    with watch(net, 3, layer="body") as watcher:
+        net(torch.ones(5, 4))
+        watcher.observe(torch.zeros(5, dtype=torch.int64))

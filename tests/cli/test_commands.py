@@ -139,7 +139,7 @@ def test_plot(weyl: Weyl, tmp_path: Path) -> None:
     plot = tmp_path / "growth.svg"
     result = weyl("count", "512", "512", "--plot", plot)
     assert result.exit_code == 0 and "wrote" in result.stderr and "wrote" not in result.stdout
-    assert "this network" in plot.read_text() and "var(" not in plot.read_text()
+    assert "this network" in plot.read_text() and "prefers-color-scheme:dark" in plot.read_text()
 
 
 def test_demo(weyl: Weyl, tmp_path: Path) -> None:
@@ -148,6 +148,9 @@ def test_demo(weyl: Weyl, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "holds" in result.stdout and str(out / "report.html") in result.stdout
     assert json.loads((out / "report.json").read_text())["holds"] is True
+    # No terminal, no bar: a line a stage, each once.
+    stages = [line for line in result.stderr.splitlines() if line.startswith("weyl: A ")]
+    assert "weyl: A residual network: training" in stages and len(stages) == len(set(stages)) > 6
     assert weyl("demo", "--quick", "--out", out).exit_code == 3
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,10 +128,15 @@ def test_simplex_plots(weyl: Weyl, tmp_path: Path, k: int) -> None:
     ("args", "code", "says"),
     [
         (("1",), 2, "x>=2"),
-        (("ten",), 2, "'ten' is not a valid integer"),
+        (("ten",), 2, "an integer is expected, got 'ten'"),
         (("3", "--p", "1"), 2, "p must lie strictly between 1 and infinity"),
         (("3", "--p", "inf"), 2, "p must lie strictly between 1 and infinity"),
         (("3", "--radius", "0"), 2, "radius must be positive"),
+        (
+            ("3", "--radius", "-5"),
+            2,
+            "weyl simplex: error: radius must be positive and finite, got -5.0; see weyl simplex",
+        ),
         (("3", "--radius", "nan"), 2, "radius must be positive"),
         (("100000",), 4, "more than 4,096"),
         (("3", "--plot", "out.png"), 2, ".svg"),
@@ -170,9 +177,22 @@ def test_a_planted_simplex_is_collapsed_and_an_early_network_is_not(weyl: Weyl, 
 
 
 def test_the_table(weyl: Weyl, nets: str) -> None:
-    result = weyl("collapse", f"{nets}:planted", "--data", f"{nets}:data", "--bootstrap", "5", "--layers", "body")
+    result = weyl("collapse", f"{nets}:planted", "--data", f"{nets}:data", "--bootstrap", "20", "--layers", "body")
     assert result.exit_code == 0, result.stderr
-    for part in ("NC1", "NC2", "NC3", "NC4", "chance", "floor", "95 %", "Collapsed:", "Hui, Belkin, Nakkiran", "body"):
+    for part in (
+        "NC1",
+        "NC2",
+        "NC3",
+        "NC4",
+        "chance",
+        "best",
+        "95 %",
+        "Collapsed:",
+        "collapsed needs",
+        "(Identity)",
+        "Hui, Belkin, Nakkiran",
+        "body",
+    ):
         assert part in result.stdout, part
     assert "no --weights: this is the model as it was initialised" in result.stderr
 
@@ -189,7 +209,7 @@ def test_absent_and_breaking_classes_are_named(weyl: Weyl, nets: str) -> None:
     assert told["parts"]["train"]["absent"] == ["1"]  # type: ignore[index]
     assert any("1 class is absent" in warning for warning in told["warnings"])  # type: ignore[attr-defined]
     result = weyl("collapse", f"{nets}:planted", "--data", f"{nets}:data?absent=True")
-    assert "absent" in result.stdout and "break the symmetry" in result.stdout
+    assert "absent" in result.stdout and "S_k defect is" in result.stdout
 
 
 def test_out_of_distribution_data_are_told_apart(weyl: Weyl, nets: str) -> None:
@@ -256,8 +276,74 @@ def test_weights_that_are_not_finite_leave_no_verdict(weyl: Weyl, nets: str, tmp
 def test_samples_that_are_not_finite_are_left_out_and_leave_no_verdict(weyl: Weyl, nets: str) -> None:
     result = weyl("collapse", f"{nets}:fragile", "--data", f"{nets}:data")
     assert result.exit_code == 0, result.stderr
-    assert "40 of 160 samples have NaN or Inf and were left out" in result.stderr
+    assert "40 of 160 samples have NaN or infinity and were left out" in result.stderr
     assert "Undecided: the features of 40 samples" in result.stdout
+
+
+def test_it_says_what_it_was_made_from(weyl: Weyl, tmp_path: Path) -> None:
+    trained_weights(tmp_path / "net.pt")
+    report = tmp_path / "out.html"
+    options = ("--split", "both", "--seed", 7, "--limit", 100, "--bootstrap", 20, "--report", report)
+    told = numbers(weyl("collapse", MLP, "--weights", tmp_path / "net.pt", "--data", "digits", *options, "--json"))
+    made = told["settings"]
+    assert isinstance(made, dict)
+    assert (made["model"], made["data"], made["split"], made["seed"]) == (MLP, "digits", "both", 7)
+    assert made["samples"] == {"train": 100, "test": 100} and made["bootstrap"] == 20 and made["limit"] == 100
+    assert made["torch"] == torch.__version__ and made["weyl"] == library.__version__
+    assert made["weights"].endswith("net.pt")
+    page = report.read_text()
+    for part in ("Made from", torch.__version__, "net.pt", "training: 100; held out: 100"):
+        assert part in page, part
+
+
+def test_the_caution_fits_the_split(weyl: Weyl) -> None:
+    cautions = [
+        numbers(weyl("collapse", MLP, "--data", "digits", "--split", split, "--json"))["caution"]
+        for split in ("train", "test", "both")
+    ]
+    assert len(set(cautions)) == 3 and all("Hui, Belkin, Nakkiran" in str(caution) for caution in cautions)
+    assert str(cautions[1]).startswith("These are held-out data") and "held-out column" in str(cautions[2])
+
+
+def test_two_classes_are_always_a_simplex(weyl: Weyl, nets: str) -> None:
+    two = weyl("collapse", f"{nets}:planted?k=2", "--data", f"{nets}:data?k=2")
+    assert "two means always form a regular simplex" in two.stdout
+    assert "always form" not in weyl("collapse", f"{nets}:planted", "--data", f"{nets}:data").stdout
+
+
+def test_a_message_of_torch_is_not_cut_inside_a_word(weyl: Weyl, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.ones((4, 3, 20, 20), np.float32), y=np.arange(4))
+    result = weyl("collapse", "cnn", "--data", tmp_path / "data.npz")
+    assert result.exit_code == 3
+    assert "but got 3 channels instead); give data or a model of the other's shape" in result.stderr
+
+
+def test_a_part_that_an_npz_file_lacks_can_be_added(weyl: Weyl, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.ones((20, 64), np.float32), y=np.arange(20) % 10)
+    result = weyl("collapse", MLP, "--data", tmp_path / "data.npz", "--split", "both")
+    assert result.exit_code == 3
+    assert "has no held-out part; use --split train, or save x_test and y_test beside x and y" in result.stderr
+
+
+def test_vertices_off_centre_are_told(weyl: Weyl) -> None:
+    off = weyl("simplex", 10, "--radius", 5, "--p", 3).stdout
+    assert "96.379370°, cosine -0.1111" in off and "83.620630°, cosine 0.1111" in off and "p is not 2" in off
+    assert "seen from" not in weyl("simplex", 10, "--radius", 5).stdout
+    found = json.loads(weyl("simplex", 10, "--radius", 5, "--p", 3, "--json").stdout)
+    assert found["centre"] == pytest.approx((found["alpha"] + 9 * found["beta"]) / 10)
+
+
+def test_classes_may_be_names(weyl: Weyl, tmp_path: Path) -> None:
+    split = digits()
+    x, y = split.train_x.flatten(1).numpy(), split.train_y.numpy()
+    np.savez(tmp_path / "numbers.npz", x=x, y=y)
+    np.savez(tmp_path / "names.npz", x=x, y=np.array([f"class {c}" for c in y]))
+    plain, named = (
+        numbers(weyl("collapse", MLP, "--data", tmp_path / f"{name}.npz", "--json"))["parts"]
+        for name in ("numbers", "names")
+    )
+    assert named["train"]["classes"] == [f"class {c}" for c in range(10)]  # type: ignore[index]
+    assert named["train"]["nc1"] == plain["train"]["nc1"]  # type: ignore[index]
 
 
 def trained_weights(path: Path) -> None:
@@ -311,6 +397,15 @@ def test_bad_weights(
     ("make", "says"),
     [
         (npz(y=None), "but the file holds x"),
+        (npz(y=np.array(["a", "b"] * 10), classes=np.array(["a"])), "y holds the class 'b', which classes does not"),
+        (
+            npz(y=np.array(["a", "b"] * 10), x_test=np.ones((2, 64), np.float32), y_test=np.array(["a", "c"])),
+            "y_test holds the class 'c', which y does not",
+        ),
+        (
+            npz(y=np.array(["a", "b"] * 10), x_test=np.ones((2, 64), np.float32), y_test=np.arange(2)),
+            "y and y_test must both hold names",
+        ),
         (npz(y=np.arange(5)), "20 inputs and 5 labels"),
         (npz(y=np.arange(20) + 0.5), "y must hold integers"),
         (npz(y=np.arange(20) - 3), "class indices from 0, got -3"),
@@ -344,8 +439,13 @@ def test_bad_data(weyl: Weyl, tmp_path: Path, make: Callable[[Path], object], sa
         ((MLP, "--data", "digits", "--key", "ema"), 2, "give --weights, too"),
         ((MLP, "--data", "digits", "--ood", "letters"), 3, "it takes (64,), the data have (1, 28, 28)"),
         (("{nets}:meta", "--data", "digits"), 3, "on the meta device"),
-        (("{nets}:planted", "--data", "{nets}:data", "--split", "both"), 3, "has no held-out part"),
-        (("mlp?widths=64-16-5", "--data", "digits"), 3, "mlp?widths=64-16-5 on digits: label 9"),
+        (("{nets}:planted", "--data", "{nets}:data", "--split", "both"), 3, "has no held-out part; use --split train"),
+        ((MLP, "--data", "digits", "--bootstrap", "19"), 2, "give 20 or more"),
+        (
+            ("mlp?widths=64-16-5", "--data", "digits"),
+            3,
+            "mlp?widths=64-16-5 on digits: label 9 is out of range for a model of 5 outputs; give it 10 outputs",
+        ),
         (("transformer", "--data", "{nets}:tokens"), 3, "one label a sample"),
     ],
 )
@@ -354,3 +454,77 @@ def test_bad_calls(weyl: Weyl, nets: str, args: tuple[str, ...], code: int, says
     assert (result.exit_code, result.stdout) == (code, ""), result.stderr
     (line,) = result.stderr.strip().splitlines()
     assert says in line and line.isprintable()
+
+
+FAILING = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, mode):
+        super().__init__()
+        self.mode, self.layer, self.calls = mode, nn.Linear(64, 10), 0
+
+    def forward(self, x):
+        self.calls += len(x) > 2
+        if self.mode == "key":
+            raise KeyError("k")
+        if self.mode == "exit":
+            raise SystemExit(0)
+        if self.mode == "late" and self.calls > 2:
+            raise ZeroDivisionError("late")
+        return self.layer(x)
+
+def make(mode="key"):
+    return Net(mode), (torch.zeros(2, 64),)
+
+def last():
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(256, 10)), (torch.zeros(2, 3, 8, 8),)
+
+def images():
+    return torch.zeros(30, 8, 8, 3), torch.arange(30) % 10
+
+def gated():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate, self.head = nn.Linear(64, 64), nn.Conv1d(64, 10, 1)
+
+        def forward(self, x):
+            return self.head((x * self.gate(x).sigmoid())[..., None])[..., 0]
+
+    return Gated(), (torch.zeros(2, 64),)
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "says"),
+    [
+        ("make?mode=key", "digits", "KeyError"),
+        ("make?mode=exit", "digits", "SystemExit"),
+        ("make?mode=late", "digits", "stopped after 256 inputs of digits: ZeroDivisionError: late"),
+        ("last", "{file}:images", "channels first or last"),
+        ("gated", "digits", "'gate' ran last, and the model returns something else"),
+    ],
+)
+def test_models_that_fail_or_do_not_fit_are_bad_input(tmp_path, model, data, says):
+    file = tmp_path / "net.py"
+    file.write_text(FAILING)
+    done = subprocess.run(
+        [sys.executable, "-m", "weyl.cli", "collapse", f"{file}:{model}", "--data", data.format(file=file), "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (3, ""), done.stderr
+    assert says in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("radius", ["1e308", "1e-320"])
+def test_extreme_radii_have_a_finite_angle(radius):
+    done = subprocess.run(
+        [sys.executable, "-m", "weyl.cli", "simplex", "10", "--radius", radius, "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["cosine"] == pytest.approx(-1 / 9, abs=1e-3)

@@ -333,7 +333,9 @@ def nan(index: int) -> np.ndarray:  # type: ignore[type-arg]
         (npz(x=X), "but the file holds x"),
         (npz(x=X, y=Y[:5]), "12 inputs and 5 labels"),
         (npz(x=X, y=Y + 0.5), "y must hold integers"),
-        (npz(x=X, y=Y.astype(str)), "y must hold numbers, got <U"),
+        (npz(x=X.astype(str), y=Y), "x must hold numbers, got <U"),
+        (npz(x=X, y=Y.astype("datetime64[D]")), "y must hold numbers, got datetime64"),
+        (npz(x=X, y=Y.astype(str), classes=np.array(["0", "1"])), "y holds the class '2', which classes does not"),
         (npz(x=X, y=np.eye(3)[Y]), "take y.argmax(1)"),
         (npz(x=X, y=Y - 1), "class indices from 0, got -1"),
         (npz(x=nan(4), y=Y), "NaN or Inf in 1 of 12 inputs, the first at index 4"),
@@ -511,3 +513,17 @@ def test_bad_specifications(tmp_path: Path, spec: str, says: str) -> None:
 def test_a_standardisation_of_three_channels_does_not_fit_grey_images() -> None:
     with pytest.raises(InputError, match="one channel"):
         load_data("digits", scaling=Scaling((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)))
+
+
+def test_names_of_classes_are_numbered(tmp_path: Path) -> None:
+    names = np.array(["cat", "ant", "bee"])[np.arange(12) % 3]
+    x = np.arange(48.0).reshape(12, 4)
+    np.savez(tmp_path / "a.npz", x=x, y=names, x_test=x[:2], y_test=names[:2])
+    data = load_data(str(tmp_path / "a.npz"))
+    assert data.classes == ("ant", "bee", "cat") and data.train is not None and data.test is not None
+    assert torch.cat([y for _, y in data.train]).tolist() == [2, 0, 1] * 4
+    assert torch.cat([y for _, y in data.test]).tolist() == [2, 0]
+    # In another order if the file has one, and as bytes.
+    np.savez(tmp_path / "b.npz", x=x, y=names.astype("S"), classes=np.array(["cat", "bee", "ant"]))
+    data = load_data(str(tmp_path / "b.npz"))
+    assert data.train is not None and torch.cat([y for _, y in data.train]).tolist() == [0, 2, 1] * 4

@@ -127,6 +127,8 @@ def measure(x, y, k, logits=None, weight=None, bias=None, ood=None, prior="unifo
         weight = np.asarray(weight, dtype=np.float64)
         product = weight[classes] @ (means - means.mean(0)).T
         found["nc3"] = np.linalg.norm(product / np.linalg.norm(product) - simplex_target(len(classes)))
+        parts = [part / np.linalg.norm(part) for part in (weight[classes], means - means.mean(0))]
+        found["duality"] = np.linalg.norm(parts[0] - parts[1])
         decisions = (x @ weight.T + (0 if bias is None else np.asarray(bias, dtype=np.float64))).argmax(1)
     if decisions is not None:
         found["nc4"] = np.mean(decisions != near)

@@ -117,8 +117,11 @@ class ChangesLogits(nn.Module):
 
 def test_logits_and_features_that_are_changed_in_place_afterwards():
     model = seeded(ChangesLogits)
-    found = weyl.collapse(model, LOADER)
-    check(found, model.body(X), model.head(model.body(X)), head=model.head)
+    with pytest.raises(InputError, match="'head' ran last, and the model returns something else"):
+        weyl.collapse(model, LOADER)
+    for options in ({"num_classes": 3}, {"classifier": "head"}):
+        found = weyl.collapse(model, LOADER, **options)
+        check(found, model.body(X), model.head(model.body(X)), head=model.head)
 
 
 @dataclass
@@ -214,7 +217,7 @@ class Auxiliary(nn.Module):
 def test_the_number_of_classes_finds_the_classifier():
     model = seeded(Auxiliary)
     assert weyl.collapse(model, LOADER, num_classes=3).layer == "head"
-    with pytest.raises(InputError, match="no layer with a matrix of 4 rows ran"):
+    with pytest.raises(InputError, match="no layer with a matrix of 4 rows makes"):
         weyl.collapse(model, LOADER, num_classes=4)
 
 
@@ -228,7 +231,7 @@ def test_modes_buffers_hooks_and_random_state_are_left_alone():
     modes = {name: module.training for name, module in model.named_modules()}
     state = torch.get_rng_state()
     inputs = [t.clone() for batch in IMAGE_LOADER for t in batch]
-    first = weyl.collapse(model, IMAGE_LOADER, layers=["conv"], bootstrap=3)
+    first = weyl.collapse(model, IMAGE_LOADER, layers=["conv"], bootstrap=20)
     assert torch.equal(torch.get_rng_state(), state)
     assert modes == {name: module.training for name, module in model.named_modules()}
     assert set(modes.values()) == {True, False}
@@ -284,8 +287,8 @@ def test_inputs_move_to_the_precision_of_the_model(dtype):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_batches_move_to_the_device_of_the_model():
-    expected = weyl.collapse(mlp().double(), LOADER, layers=["1"], bootstrap=3, ood=[X + 1])
-    found = weyl.collapse(mlp().double().cuda(), LOADER, layers=["1"], bootstrap=3, ood=[X + 1])
+    expected = weyl.collapse(mlp().double(), LOADER, layers=["1"], bootstrap=20, ood=[X + 1])
+    found = weyl.collapse(mlp().double().cuda(), LOADER, layers=["1"], bootstrap=20, ood=[X + 1])
     for row, other in zip(found.rows(), expected.rows(), strict=True):
         assert row["value"] == pytest.approx(other["value"], rel=1e-8, abs=1e-12)
     assert found.layers["1"].nc1 == pytest.approx(expected.layers["1"].nc1, rel=1e-8)
@@ -296,9 +299,9 @@ def test_batches_move_to_the_device_of_the_model():
 
 def test_options_are_those_of_the_statistics():
     model = mlp()
-    options = {"prior": [1.0, 2.0, 3.0], "bootstrap": 5, "seed": 3, "names": ["a", "b", "c"]}
-    found = weyl.collapse(model, LOADER, class_weights=[1, 2, 3], keep=30, ood=[X + 3, (X - 1, Y)], **options)
-    stats = CollapseStatistics(3, 7, class_weights=[1, 2, 3], keep=30)
+    options = {"prior": [1.0, 2.0, 3.0], "bootstrap": 20, "seed": 3, "names": ["a", "b", "c"]}
+    found = weyl.collapse(model, LOADER, class_weights=[1, 2, 3], keep=60, ood=[X + 3, (X - 1, Y)], **options)
+    stats = CollapseStatistics(3, 7, class_weights=[1, 2, 3], keep=60)
     with torch.no_grad():
         for x, y in LOADER:
             stats.update(model[:4](x), y, model(x))
@@ -358,7 +361,12 @@ REFUSED = {
     "no labels": (mlp, [X], {}, "a batch has no labels"),
     "no labels in a dict": (lambda: Wrapped("dict"), [{"x": X}], {}, "a batch has no labels"),
     "no classifier": (lambda: nn.Sequential(nn.ReLU()), LOADER, {}, "no classifier found"),
-    "sequences": (Sequence, LOADER, {}, r"features of shape \(n, d\) must enter 'head', got \(20, 4, 7\)"),
+    "sequences": (
+        Sequence,
+        LOADER,
+        {"classifier": "head"},
+        r"features of shape \(n, d\) must enter 'head', got \(20, 4, 7\)",
+    ),
     "a layer that stops running": (Skips, LOADER, {"layers": ["body"]}, "layer 'body' did not run"),
     "a layer without a tensor": (Tuples, LOADER, {"layers": ["odd"]}, "layer 'odd' returns dict"),
     "label out of range": (mlp, [(X, Y + 1)], {}, "label 3 is out of range"),
@@ -405,3 +413,37 @@ def test_progress_goes_to_stderr(capsys):
     assert not capsys.readouterr().out
     weyl.collapse(mlp(), LOADER, progress=False)
     assert capsys.readouterr() == ("", "")
+
+
+class Squeezed(nn.Module):
+    """Its last linear layer gates features; a convolution makes the logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.head = nn.Linear(7, 7), nn.Conv1d(7, 3, 1)
+
+    def forward(self, x):
+        return self.head((x * self.gate(x).sigmoid())[..., None])[..., 0]
+
+
+class Functional(nn.Module):
+    """A hidden layer as wide as there are classes, and a head that is no module."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.matrix = nn.Linear(7, 3), nn.Parameter(torch.randn(3, 3))
+
+    def forward(self, x):
+        return self.body(x).relu() @ self.matrix
+
+
+@pytest.mark.parametrize("kind", [Squeezed, Functional])
+def test_a_layer_that_makes_something_else_is_not_taken_for_the_classifier(kind):
+    model = seeded(kind)
+    with pytest.raises(InputError, match="no classifier found"):
+        weyl.collapse(model, [(torch.ones(4, 7), torch.arange(4) % 3)])
+
+
+def test_a_classifier_that_is_not_there():
+    with pytest.raises(UsageError, match="classifier '9' is not in the model"):
+        weyl.collapse(mlp(), LOADER, classifier="9")

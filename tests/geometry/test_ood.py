@@ -80,13 +80,24 @@ def test_scores_that_cannot_be_compared(inside, outside, name):
 # --- scores ---
 
 
-@pytest.mark.parametrize("rank", [None, 1, 3, 12, 50])
+@pytest.mark.parametrize("rank", [None, 1, 3, 11])
 def test_neco_against_sklearn(rank):
     found = ood_scores(stats(), NEW, method="neco", rank=rank)
     kept = min(rank or 4, 12)
     pca = PCA(n_components=kept).fit(X.numpy())
     expected = -np.linalg.norm(pca.transform(NEW.numpy()), axis=1) / np.linalg.norm(NEW.numpy() - pca.mean_, axis=1)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("rank", [12, 50])
+def test_neco_refuses_a_subspace_that_holds_everything(rank):
+    with pytest.raises(UsageError, match="rank from 1 to 11"):
+        ood_scores(stats(), NEW, method="neco", rank=rank)
+
+
+def test_neco_with_more_classes_than_dimensions_still_tells_rows_apart():
+    wide = CollapseStatistics(20, 12).update(X, torch.arange(len(X)) % 20)
+    assert ood_scores(wide, NEW, method="neco").std() > 1e-3
 
 
 def test_nearest_mean_against_loops():

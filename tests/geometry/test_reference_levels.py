@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import weyl
 from weyl.data import digits
 from weyl.geometry import CollapseStatistics, collapse, simplex
-from weyl.geometry._metrics import simplex_chance, simplex_floor
+from weyl.geometry._chance import simplex_chance, simplex_floor
 
 SEEDS = 16
 
@@ -67,7 +67,7 @@ def test_structured_features_do_not_score_at_chance():
 
 
 def test_chance_and_floor_of_the_specification():
-    assert simplex_chance(10, 512) == pytest.approx(math.sqrt(2 - 2 * math.sqrt(512 / 522)), rel=0.02)
+    assert simplex_chance(torch.eye(10) - 0.1, 512) == pytest.approx(math.sqrt(2 - 2 * math.sqrt(512 / 522)), rel=0.02)
     assert round(simplex_floor(1000, 512), 3) == 0.754
     assert simplex_floor(513, 512) == 0 < simplex_floor(514, 512)
 
@@ -230,3 +230,26 @@ def test_early_stopping_is_not_reported_as_collapse():
         assert getattr(late, name) < getattr(early, name), name
     for name in ("nc1", "nc1_ratio", "cdnv", "nc4"):
         assert getattr(late, name) < 0.8 * getattr(early, name), name
+
+
+RARE = [200] * 5 + [2] * 5
+UNEQUAL = [(RARE, 64, "uniform"), (RARE, 64, "data"), ([300, 200, 100, 50], 32, "uniform")]
+
+
+@pytest.mark.parametrize(("counts", "dim", "prior"), UNEQUAL)
+def test_gaussian_features_of_unequal_classes_score_at_chance(counts, dim, prior):
+    k, y = len(counts), torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    drawn = []
+    for seed in range(25):
+        g = torch.Generator().manual_seed(seed)
+        stats = CollapseStatistics(k, dim).update(torch.randn(len(y), dim, generator=g), y)
+        drawn.append(stats.compute(torch.randn(k, dim, generator=g), prior=prior))
+    exact = ("nc1", "nc1_ratio", "cdnv", "ncm_accuracy")
+    for name in (*exact, "nc2", "sk_defect", "equinorm", "equiangular", "nc3", "duality"):
+        values = np.array([getattr(found, name) for found in drawn])
+        error = 4 * values.std() / math.sqrt(len(values))
+        # what is right only to first order in 1/d and 1/k has that much more room
+        assert abs(values.mean() - drawn[0].reference[name].chance) <= error + (0.06 * values.mean()), name
+    balanced = CollapseStatistics(k, dim).update(torch.randn(len(y), dim), torch.arange(len(y)) % k).compute()
+    if counts[0] > 50 * counts[-1]:
+        assert drawn[0].reference["nc2"].chance > 1.5 * balanced.reference["nc2"].chance

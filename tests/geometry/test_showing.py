@@ -24,11 +24,11 @@ def reading(x=X, y=Y, k=3, **options):
 
 SAME = torch.tensor([[1.0, 0.0, 0, 0], [-1.0, 0.0, 0, 0]]).repeat(3, 1)
 READINGS = {
-    "plain": reading(bootstrap=10),
-    "infinite": CollapseStatistics(3, 4).update(SAME, torch.arange(6) // 2).compute(bootstrap=5),
-    "collapsed": CollapseStatistics(3, 4).update(torch.eye(4)[Y], Y, 1e3 * torch.eye(3)[Y]).compute(bootstrap=5),
+    "plain": reading(bootstrap=20),
+    "infinite": CollapseStatistics(3, 4).update(SAME, torch.arange(6) // 2).compute(bootstrap=20),
+    "collapsed": CollapseStatistics(3, 4).update(torch.eye(4)[Y], Y, 1e3 * torch.eye(3)[Y]).compute(bootstrap=20),
     "one class": CollapseStatistics(3, 4).update(X, 0 * Y).compute(),
-    "all zero": CollapseStatistics(3, 4).update(0 * X, Y, 0 * Z).compute(bootstrap=5),
+    "all zero": CollapseStatistics(3, 4).update(0 * X, Y, 0 * Z).compute(bootstrap=20),
     "absent": CollapseStatistics(5, 4).update(X, Y).compute(names=list("abcde")),
     "many classes": CollapseStatistics(60, 4).update(X, torch.arange(60)).compute(),
     "hostile": reading(names=HOSTILE),

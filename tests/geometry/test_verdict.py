@@ -74,7 +74,7 @@ def test_a_simplex_that_misclassifies_is_not_called_collapsed() -> None:
     ("change", "says"),
     [
         ({"left_out": 3}, "features of 3 samples are not finite"),
-        ({"counts": (50, 50, 50, 1)}, "with 1 samples of a class"),
+        ({"counts": (50, 50, 50, 1)}, "with 1 sample of a class"),
         ({"classes": ("0",), "nc2": None}, "One class alone"),
     ],
 )

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tests.geometry.planted import planted
 from torch import nn
 
 from weyl.geometry import Collapse, CollapseStatistics, Cut, LayerRow, Profile, collapse, simplex_optimum
-from weyl.report import Measured, render_collapse, to_json
+from weyl.report import Measured, criteria, cut_told, pair_excess, render_collapse, symmetry_told, to_json
 from weyl.report import _collapse_figures as figures
 from weyl.report.figures import standalone
 
-PROFILE = Profile((LayerRow("a", 8, 2.0, 1.0, 0.7, 100), LayerRow("b$x$", 8, None, None, 0.95, 50)), 0.95, True, 0.01)
+LAYERS = (LayerRow("a", 8, 2.0, 1.0, 0.7, 100), LayerRow("b$x$", 8, None, None, 0.95, 50))
+PROFILE = Profile(LAYERS, 0.95, True, 0.01, 4)
 
 
 # The figures
@@ -37,7 +40,7 @@ def every(found: Collapse) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, str]:
-    return every(planted(skew=0.3, bootstrap=5))
+    return every(planted(skew=0.3, bootstrap=20))
 
 
 @pytest.mark.parametrize("name", ["cosines", "shares", "levels", "means", "layers", "optimum"])
@@ -46,12 +49,12 @@ def test_figures_follow_the_house_rules(drawn: dict[str, str], name: str) -> Non
     root = ET.fromstring(figure)
     assert root.get("role") == "img" and root[0].text == root.get("aria-label")
     assert "var(--" in figure and not re.search(r"#0000(0[1-9]|a\d)\b", figure)
-    assert "var(" not in standalone(figure)
+    assert not re.search(r"(?<!; )(?:fill|stroke): var\(", standalone(figure))
     assert all(v.startswith("#") for e in root.iter() for k, v in e.attrib.items() if k.endswith("href"))
 
 
 def test_figures_are_the_same_bytes_and_share_no_id(drawn: dict[str, str]) -> None:
-    assert every(planted(skew=0.3, bootstrap=5)) == drawn
+    assert every(planted(skew=0.3, bootstrap=20)) == drawn
     ids = [set(re.findall(r'\bid="([^"]+)"', figure)) for figure in drawn.values()]
     assert len(set().union(*ids)) == sum(map(len, ids))
 
@@ -118,7 +121,8 @@ def test_the_report_says_it_all_and_fetches_nothing() -> None:
     assert page.count("<svg ") == 5 and "out.json" in page and "Hui, Belkin, Nakkiran" in page
     assert "<script" not in page and "\x1b" not in page and "&lt;script&gt;" in page
     assert not re.search(r'(?:src|href)="(?!#)', page)
-    assert "the tail of 50 parameters could go" in page
+    assert "after b$x$: nearest mean" in page and "18 parameters would be saved" in page
+    assert "1 percentage point;" in page and "What the verdict needs" in page
     assert planted(skew=0.3).verdict().sentence in page
 
 
@@ -133,15 +137,71 @@ def test_one_class_and_nothing_but_features_still_make_a_report() -> None:
 
 
 def test_a_profile_without_layers_is_left_out() -> None:
-    bare = Measured("net", "shapes", {"train": planted()}, profile=Profile((), 1.0, False, 0.01))
+    bare = Measured("net", "shapes", {"train": planted()}, profile=Profile((), 1.0, False, 0.01, 4))
     assert "From layer to layer" not in render_collapse(bare)
     assert "From layer to layer" in render_collapse(measured())
+
+
+def test_no_cut_is_told_with_its_reason() -> None:
+    chance = replace(PROFILE, accuracy=0.3)
+    assert chance.cut is None and "(30.0%) is near chance" in cut_told(chance)
+    dear = replace(PROFILE, layers=(replace(LAYERS[1], parameters=32),))
+    assert dear.cut is None and "as many parameters as the tail" in cut_told(dear)
+    far = replace(PROFILE, layers=LAYERS[:1])
+    assert far.cut is None and "within 1 percentage point of the whole network (95.0%) after no layer" in cut_told(far)
+    assert "after here:" in cut_told(PROFILE, "here") and "within 5 percentage points" in cut_told(
+        replace(PROFILE, tolerance=0.05)
+    )
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("bootstrap", [0, 20])
+def test_the_limits_shown_are_those_that_decided(noise: float, bootstrap: int) -> None:
+    found = planted(noise=noise, bootstrap=bootstrap)
+    missed = {row["metric"] for row in criteria(found) if row["met"] is False}
+    assert missed == set(found.verdict().failed)
+    assert (not missed) == (found.verdict().level == "collapsed")
+
+
+def test_matrix_table_and_picture_have_one_unit() -> None:
+    found = planted(skew=0.6)
+    first, second, value = pair_excess(found, 1)[0]
+    i, j = found.classes.index(first), found.classes.index(second)
+    centred = found.means - found.means.mean(0)
+    cosine = centred[i] @ centred[j] / (np.linalg.norm(centred[i]) * np.linalg.norm(centred[j]))
+    assert value == pytest.approx(cosine + 1 / 3)
+    shown = f"{abs(value):.2f}".removeprefix("0")
+    assert shown in texts(figures.cosines(found)) and f"{abs(value):.3f}" in render_collapse(
+        Measured("net", "shapes", {"train": found})
+    )
+
+
+def test_a_symmetry_broken_by_all_alike_is_told_as_broken() -> None:
+    told = symmetry_told(replace(planted(skew=0.6), shares=np.full(4, 0.25)))
+    assert "no class has more than twice" in told and re.search(r"the S_k defect is 0\.\d+ \(chance", told)
+    assert "always form a regular simplex" in symmetry_told(planted(2))
+
+
+def test_names_of_ten_classes_do_not_lie_on_each_other() -> None:
+    root = ET.fromstring(figures.means(planted(10, dim=12, noise=0.3)))
+    names = [e for e in root.iter() if e.tag.endswith("text") and e.text and e.text.strip().isdigit()]
+    places = [(float(e.get("x", "nan")), float(e.get("y", "nan"))) for e in names]
+    assert len(places) == 10
+    apart = [math.dist(a, b) for n, a in enumerate(places) for b in places[:n]]
+    assert min(apart) > 20
+
+
+def test_layers_are_called_by_path_and_type() -> None:
+    named = replace(measured(), kinds={"a": "Linear"})
+    page = render_collapse(named)
+    assert "a (Linear)" in page and page.count("a (Linear)") >= 2
+    assert "a (Linear)" in texts(figures.layers(PROFILE, ["a (Linear)", "b"]))
 
 
 def test_numbers_are_json() -> None:
     told = json.loads(to_json(measured().to_dict()))
     assert told["verdict"]["level"] in ("partly", "not") and set(told["parts"]) == {"train", "test"}
-    assert told["profile"]["cut"] == {"layer": "b$x$", "accuracy": 0.95, "loss": 0.0, "parameters": 50}
+    assert told["profile"]["cut"] == {"layer": "b$x$", "accuracy": 0.95, "loss": 0.0, "parameters": 18}
     assert isinstance(PROFILE.cut, Cut) and told["ood"] is None and told["weights"] == "net.pt"
 
 

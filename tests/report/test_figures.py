@@ -43,11 +43,17 @@ def test_a_figure_can_be_read_aloud_and_fetches_nothing(figure: str) -> None:
     assert "<metadata" not in figure and "url(http" not in figure
 
 
-def test_colours_follow_the_page_and_are_fixed_in_a_file(figure: str) -> None:
+def test_colours_follow_the_page_or_in_a_file_the_system(figure: str) -> None:
     assert "var(--muted, #" in figure
     assert not re.search(r"#0000(0[1-9]|a\d)\b", figure)
     alone = standalone(figure)
-    assert "var(" not in alone and "background: #ffffff" in alone
+    # Every variable comes after a colour for viewers that know none, and is set for light and for dark.
+    assert len(re.findall(r"var\(", alone)) == len(re.findall(r"#[0-9a-f]{6}; [\w-]+: var\(--\w+\)", alone)) > 3
+    light, dark = re.findall(r"svg\{(--.*?)\}", alone)
+    used = set(re.findall(r"var\((--\w+)\)", alone))
+    for scheme in (light, dark):
+        assert used <= set(re.findall(r"(--\w+):#[0-9a-f]{6}", scheme))
+    assert "--paper:#ffffff" in light and light != dark and "prefers-color-scheme:dark" in alone
     ET.fromstring(alone.encode())
 
 

@@ -13,10 +13,12 @@ from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from weyl.errors import UsageError
+from weyl.geometry._measure import returns, tensors
 
 __all__ = ["Catch", "Listener", "Tap"]
 
 # What wrappers for data parallelism and compilation put before every name.
+ROOT = ""
 WRAPPED = re.compile(r"^((module|_orig_mod)\.)+")
 
 
@@ -46,9 +48,10 @@ class Listener:
     ) -> None:
         self._module, self._call = module, call
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self._call is not None and module is self._module:
-            self._call(args, kwargs, output)
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+        # Once it is removed, in the middle of a pass, torch calls it a last time without keyword arguments.
+        if self._call is not None and module is self._module and len(rest) == 2:
+            self._call(args, *rest)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Listener, (None, None)
@@ -58,7 +61,9 @@ class Tap:
     """Catches features and logits at the classifier of a model.
 
     The classifier is the named layer; otherwise, among the modules with a weight of shape (k, d), the one called last
-    before the first :meth:`take`. The model's outputs and gradients are not touched.
+    before the first :meth:`take` whose output the model returned, up to a shift of each row or a softmax. Where the
+    model itself was not called, or changes its logits, the one called last. The model's outputs and gradients are not
+    touched.
 
     Parameters
     ----------
@@ -88,7 +93,10 @@ class Tap:
             self._candidates = {layer: _named(modules, layer)}
         self._num_classes = num_classes
         self._handles: dict[str, RemovableHandle] = {}
+        self._model = model
         self._last: tuple[str, Catch] | None = None
+        self._ran: dict[str, Catch] = {}
+        self._doubtful = False
         # Known once a pass was taken; a named layer is known at once.
         self.layer: str | None = layer
 
@@ -103,13 +111,16 @@ class Tap:
             for name, module in self._candidates.items():
                 listener = Listener(module, partial(self._catch, name))
                 self._handles[name] = module.register_forward_hook(listener, with_kwargs=True)
+            if self.layer is None:
+                listener = Listener(self._model, self._compare)
+                self._handles[ROOT] = self._model.register_forward_hook(listener, with_kwargs=True)
 
     def close(self) -> None:
         """Remove every hook and let go of what was caught."""
         for handle in self._handles.values():
             handle.remove()
         self._handles.clear()
-        self._last = None
+        self.forget()
 
     def take(self) -> Catch:
         """What the last forward pass left; each pass can be taken once.
@@ -125,6 +136,9 @@ class Tap:
                 f"no classifier was called since the last labels (of {names}); give the labels once after each "
                 "forward pass, or name the classifier with layer="
             )
+        if self._doubtful and self.layer is None:
+            names = ", ".join(repr(name) for name in self._candidates)
+            raise UsageError(f"the model returns the output of no layer of this shape ({names}); name it with layer=")
         name, catch = self._last
         self._last = None
         self.settle(name)
@@ -140,7 +154,7 @@ class Tap:
 
     def forget(self) -> None:
         """Drop what the last forward pass left."""
-        self._last = None
+        self._last, self._ran, self._doubtful = None, {}, False
 
     def parameters(self) -> tuple[Tensor | None, Tensor | None]:
         """Weight and bias of the classifier as they are now; None where it has none of the usual shape."""
@@ -155,7 +169,23 @@ class Tap:
         if features is None or not features.is_floating_point() or not isinstance(output, Tensor):
             return
         if output.ndim and output.shape[-1] == self._num_classes:
-            self._last = name, Catch(features.detach(), output.detach())
+            # Copies: a loss may work in place on the logits, as a later module may on the features.
+            self._last = name, Catch(features.detach().clone(), output.detach().clone())
+            if self.layer is None:
+                self._ran.pop(name, None)
+                self._ran[name] = self._last[1]
+
+    def _compare(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """After the first pass: the classifier is what made the output."""
+        made = [name for name, catch in self._ran.items() if returns(output, catch.logits)]
+        if made:
+            self._last = made[-1], self._ran[made[-1]]
+        self._doubtful = (
+            not made
+            and bool(self._ran)
+            and any(tensor.ndim > 1 and tensor.shape[-1] == self._num_classes for tensor in tensors(output))
+        )
+        self._ran = {}
 
 
 def _modules(model: nn.Module) -> dict[str, nn.Module]:

@@ -70,8 +70,6 @@ class Watcher:
         """
         self._tally.add(self._tap.take(), labels)
 
-    step = observe
-
     def compute(self, step: int | None = None) -> Collapse:
         """Measure what was observed since the last time, write it if there is a writer, and start anew.
 

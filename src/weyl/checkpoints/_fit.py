@@ -31,7 +31,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str = "the we
     Returns
     -------
     tuple of str
-        What a reader must know: a tie of the model that the weights break.
+        What a reader must know: a tie of the model that the weights break, and weights in few bits, with the
+        largest relative step between neighbouring normal numbers of their type.
 
     Raises
     ------
@@ -45,7 +46,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str = "the we
     ()
     >>> load_into(layer, {"weight": torch.ones(1, 3)})
     Traceback (most recent call last):
-    weyl.errors.MismatchError: the weights do not fit: 1 missing (bias); 1 of another shape ...
+    weyl.errors.MismatchError: the weights and the model do not fit: 1 missing (bias); 1 of ...
     """
     own = model.state_dict(keep_vars=True)
     ties: dict[tuple[object, ...], list[str]] = {}
@@ -66,8 +67,9 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str = "the we
             _some(len(wrong), "of another shape or type", wrong),
         ]
         raise MismatchError(
-            f"{name} do not fit: {'; '.join(filter(None, parts))}; name the model that they were trained as"
+            f"{name} and the model do not fit: {'; '.join(filter(None, parts))}; name the model that was trained"
         )
+    coarse = tuple(f"{name}: {note}" for note in _coarse(state, own))
     model.load_state_dict(dict(state), strict=False)
     broken = [
         names
@@ -75,11 +77,30 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str = "the we
         if len(given := [state[title] for title in names if title in state]) > 1
         and any(not torch.equal(given[0], other) for other in given[1:])
     ]
-    return tuple(
-        f"{name} give {one_line(' and '.join(names), 160)} different values, which the model ties; it has those of the"
-        " last"
+    return coarse + tuple(
+        f"{name}: {one_line(' and '.join(names), 160)} have different values, which the model ties; it has"
+        " those of the last"
         for names in broken
     )
+
+
+def _coarse(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Say which weights have fewer bits than the model, or more than a model of few bits."""
+    pairs: dict[tuple[torch.dtype, torch.dtype], int] = {}
+    for title, tensor in state.items():
+        if tensor.is_floating_point() and tensor.dtype != own[title].dtype:
+            pair = tensor.dtype, own[title].dtype
+            pairs[pair] = pairs.get(pair, 0) + 1
+    found = []
+    for (given, kept), count in pairs.items():
+        coarser = max(torch.finfo(given), torch.finfo(kept), key=lambda info: info.eps)
+        if coarser.eps > torch.finfo(torch.float32).eps:
+            given_name, kept_name = (str(dtype).removeprefix("torch.") for dtype in (given, kept))
+            found.append(
+                f"{count} of {len(state)} tensors are {given_name} and the model is {kept_name}: neighbouring numbers"
+                f" of {coarser.dtype} are up to {100 * coarser.eps:.3g} % apart, and more below {coarser.tiny:.2g}"
+            )
+    return found
 
 
 def _kind(tensor: Tensor) -> tuple[object, ...]:

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from weyl._text import near, one_line
+from weyl._text import beside, near, one_line
 from weyl.errors import InputError
 
 __all__ = ["ENDINGS", "locate", "sniff"]
@@ -100,10 +100,9 @@ def _mode(path: Path) -> int:
     try:
         return path.stat().st_mode
     except FileNotFoundError:
-        if path.is_symlink():
+        if os.path.islink(path):  # raises nothing, whatever the path
             raise InputError(f"{name} is a link to a file that is not there") from None
-        beside = [found.name for found in _inside(path.parent)] if path.parent.is_dir() else []
-        raise InputError(f"{name}: no such file{near(path.name, beside)}") from None
+        raise InputError(f"{name}: no such file{near(path.name, beside(path))}") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: {one_line(getattr(error, 'strerror', None) or error)}") from None
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weyl._text import one_line
+from weyl._text import expanded, one_line
 from weyl.checkpoints._place import locate, sniff
 from weyl.errors import InputError
 
@@ -22,6 +25,26 @@ __all__ = ["Weights", "load_weights", "read_weights"]
 
 PREFIXES = ("module.", "_orig_mod.")
 SHOWN = 6
+SCANNED = 2**20  # bytes of a pickle that are searched for what it names
+# What a state dict names, too: dicts, tensors, storages and types.
+HARMLESS = re.compile(r"collections\.OrderedDict|torch\._utils\.\w+|torch\.\w+|_codecs\.encode")
+# What the computations here can read; packed and quantised types are not numbers one by one.
+DTYPES = frozenset(
+    getattr(torch, title)
+    for title in (
+        *("float64", "float32", "float16", "bfloat16", "bool", "uint8", "int8", "int16", "int32", "int64"),
+        *(
+            "uint16",
+            "uint32",
+            "uint64",
+            "float8_e4m3fn",
+            "float8_e4m3fnuz",
+            "float8_e5m2",
+            "float8_e5m2fnuz",
+            "float8_e8m0fnu",
+        ),
+    )
+)
 MOST_PACKED = 100  # times; weights hardly compress, and torch does not even try
 
 
@@ -95,10 +118,10 @@ def read_weights(path: Path | str, key: str | None = None) -> Weights:
     weyl.errors.InputError: no/such/file.pt: no such file
     """
     notes: list[str] = []
-    file = locate(Path(path).expanduser(), notes)
+    file = locate(expanded(path), notes)
     name = one_line(file)
     before = file.stat()
-    content = _read_safetensors(file, name) if sniff(file, notes) == "safetensors" else _read_torch(file, name)
+    content = _read_safetensors(file, name) if sniff(file, notes) == "safetensors" else _read_torch(file, name, notes)
     after = file.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise InputError(f"{name} changed while it was read; wait until it is written")
@@ -122,16 +145,15 @@ def _read_safetensors(path: Path, name: str) -> Mapping[str, Any]:
         raise InputError(f"{name} is no whole safetensors file: {one_line(error)}; copy it again") from error
 
 
-def _read_torch(path: Path, name: str) -> object:
+def _read_torch(path: Path, name: str, notes: list[str]) -> object:
     """Unpickle tensors and plain containers; whatever else is named in the file is refused."""
-    if zipfile.is_zipfile(path):
-        _check_archive(path, name)
+    _check_archive(path, name, notes)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RecursionError) as error:
-        raise InputError(f"{name} {_reason(str(error))}") from error
+        raise InputError(f"{name} {_reason(str(error), path)}") from error
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can raise anything inside the unpickler
@@ -139,10 +161,11 @@ def _read_torch(path: Path, name: str) -> object:
         raise InputError(f"{name} is damaged or was not written by torch.save ({text}); copy it again") from error
 
 
-def _reason(message: str) -> str:
+def _reason(message: str, path: Path) -> str:
     found = re.search(r"unsupported (?:global|class):? (?:GLOBAL )?([\w.]+)", message, re.IGNORECASE)
-    if found:
-        thing = one_line(found[1], 80)
+    named = found[1] if found else _first_global(path)
+    if named:
+        thing = one_line(named, 80)
         return (
             f"holds more than tensors, namely {thing}, which was not loaded because that can run code;"
             " save model.state_dict() and not the model"
@@ -153,12 +176,70 @@ def _reason(message: str) -> str:
     return f"holds more than tensors, or is damaged{why}; save model.state_dict() again"
 
 
-def _check_archive(path: Path, name: str) -> None:
+def _first_global(path: Path) -> str:
+    """The first thing that the pickles of a file name and a state dict does not; they are listed, and none is run.
+
+    torch's unpickler stops without a name at the operations of newer protocols.
+    """
     try:
+        data = _pickles(path)
+        stream = io.BytesIO(data)
+        while stream.tell() < len(data):
+            for named in _globals(stream):
+                if not HARMLESS.fullmatch(named):
+                    return named
+    except Exception:  # damaged: whatever the lister raises, there is nothing to name
+        return ""
+    return ""
+
+
+def _pickles(path: Path) -> bytes:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            title = next(title for title in archive.namelist() if title.endswith("/data.pkl"))
+            with archive.open(title) as entry:
+                return entry.read(SCANNED)
+    with path.open("rb") as file:
+        return file.read(SCANNED)
+
+
+def _globals(stream: io.BytesIO) -> Iterator[str]:
+    """What one pickle names, as module.name."""
+    texts: list[str] = []  # as they are pushed: the last two are the module and the name of a STACK_GLOBAL
+    memo: dict[int, str] = {}
+    for operation, argument, _ in pickletools.genops(stream):
+        if operation.name in ("GLOBAL", "INST"):
+            yield str(argument).replace(" ", ".")
+        elif operation.name == "STACK_GLOBAL" and len(texts) > 1:
+            yield f"{texts[-2]}.{texts[-1]}"
+        elif operation.name == "MEMOIZE" or operation.name.endswith("PUT"):
+            memo[len(memo) if argument is None else int(argument)] = texts[-1] if texts else ""
+        elif operation.name.endswith("GET"):
+            texts.append(memo.get(int(argument or 0), ""))
+        elif isinstance(argument, str):
+            texts.append(argument)
+
+
+def _check_archive(path: Path, name: str, notes: list[str]) -> None:
+    """Refuse a zip archive that is damaged, holds no state dict, or is far larger than it looks."""
+    try:
+        if not zipfile.is_zipfile(path):  # the older format, or one that torch.load finds to be damaged
+            return
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            _check_members(members, path, name)
+            if any(member.CRC for member in members):
+                bad = archive.testzip()
+            else:
+                bad = None
+                notes.append(f"{one_line(path.name)} was written without checksums, so that damage cannot be seen")
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} is no whole file: {one_line(error)}; copy it again") from error
+    if bad is not None:
+        raise InputError(f"{name} is damaged: the checksum of its entry {one_line(bad, 80)} is wrong; copy it again")
+
+
+def _check_members(members: list[zipfile.ZipInfo], path: Path, name: str) -> None:
     names = {member.filename.partition("/")[2] for member in members}
     if "constants.pkl" in names or any(title.startswith("code/") for title in names):
         raise InputError(f"{name} is a TorchScript program, which is not run; save the state dict of the model")
@@ -213,14 +294,27 @@ def _tensors(state: Mapping[str, Any], notes: list[str]) -> dict[str, Tensor]:
 def _check(title: str, tensor: Tensor, name: str) -> None:
     """Refuse what no computation here is meant for."""
     shown = f"{name}: {one_line(title, 80)}"
+    if tensor.is_nested:
+        raise InputError(f"{shown} is a nested {_dtype(tensor)} tensor; save dense numbers")
     if tensor.layout != torch.strided or tensor.is_quantized:
-        raise InputError(f"{shown} is {one_line(tensor.layout)}, sparse or quantised; save dense numbers")
+        what = "quantised" if tensor.is_quantized else f"sparse ({_bare_name(tensor.layout)})"
+        raise InputError(f"{shown} is a {what} {_dtype(tensor)} tensor; save dense numbers")
     if tensor.is_complex():
         raise InputError(f"{shown} is complex; real weights are expected")
+    if tensor.dtype not in DTYPES:
+        raise InputError(f"{shown} is of type {_dtype(tensor)}, which is not read; save it as float32 or float16")
     if tensor.device.type != "cpu":
         raise InputError(f"{shown} has no values (it is on {tensor.device.type}); save the model with its weights")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise InputError(f"{shown} repeats its memory to {tensor.numel():,} values; save it with .clone()")
+
+
+def _bare_name(thing: object) -> str:
+    return one_line(thing).removeprefix("torch.")
+
+
+def _dtype(tensor: Tensor) -> str:
+    return _bare_name(tensor.dtype)
 
 
 def _bare(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:

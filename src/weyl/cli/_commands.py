@@ -12,6 +12,7 @@ from weyl.cli._params import (
     SIZE,
     CountCommand,
     Sizes,
+    Whole,
     force_option,
     json_option,
     model_options,
@@ -196,7 +197,7 @@ def count(
     help="Folder for report.html and report.json.",
 )
 @click.option("--quick", is_flag=True, help="Tiny networks and little training, in seconds.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of everything.")
+@click.option("--seed", type=Whole(0, 2**31 - 1), default=0, show_default=True, help="Seed of everything.")
 @json_option
 @force_option
 def demo(out: Path, quick: bool, seed: int, as_json: bool, force: bool) -> int:

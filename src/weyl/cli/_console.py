@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 
 import click
 from rich.console import Console
 from rich.text import Text
 
-from weyl.report import printable
+from weyl._text import one_line
+from weyl.cli._program import leave_broken_pipe
 
 __all__ = ["open_console", "show_facts", "warn"]
 
 PIPE_WIDTH = 120
-BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
+LONGEST = 10_000  # characters of a warning
 
 
 class _Output(Console):
@@ -23,8 +22,7 @@ class _Output(Console):
 
     def on_broken_pipe(self) -> None:
         """Leave as a program that a closed pipe ends: any other code would read as an answer."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(BROKEN_PIPE)
+        leave_broken_pipe()
 
 
 def open_console() -> Console:
@@ -43,4 +41,4 @@ def show_facts(console: Console, facts: Sequence[tuple[str, Text | str]]) -> Non
 def warn(warnings: Sequence[str]) -> None:
     """Say each in a line of its own on stderr."""
     for warning in warnings:
-        click.echo(f"weyl: warning: {printable(warning)}", err=True)
+        click.echo(f"weyl: warning: {one_line(warning, LONGEST)}", err=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weyl._text import one_line
+from weyl._version import __version__
 from weyl.checkpoints import load_into, read_weights
 from weyl.data import Data, Part, load_data
-from weyl.errors import InputError, ModelSpecError, NotFiniteError, UsageError
+from weyl.errors import InputError, ModelSpecError, NotFiniteError, UsageError, WeylError
 from weyl.geometry import Collapse, Detection, Profile, collapse, detect_ood, layer_profile
 from weyl.models import LoadedModel, load_model
 from weyl.report import Measured, printable
@@ -23,6 +26,7 @@ __all__ = ["Request", "measured"]
 Say = Callable[[str], None]
 TITLES = {"train": "training data", "test": "held-out data"}
 METHODS = ("neco", "vim", "nearest_mean")
+LONGEST = 160  # of a foreign message inside one of weyl's
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Request:
     key: str | None = None
     split: str = "train"
     layers: tuple[str, ...] = ()
+    classifier: str | None = None
     ood: str | None = None
     profile: bool = False
     bootstrap: int = 0
@@ -49,14 +54,15 @@ class _Counted:
 
     def __init__(self, part: Part, title: str, say: Say) -> None:
         self._part, self._title, self._say, self.name = part, title, say, part.name
+        self.done = 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        done = 0
+        self.done = 0
         total = f" of {self._part.size:,}" if self._part.size is not None else ""
         for x, y in self._part:
             yield x, y
-            done += len(y)
-            self._say(f"{self._title}: {done:,}{total}")
+            self.done += len(y)
+            self._say(f"{self._title}: {self.done:,}{total}")
 
 
 def measured(asked: Request, say: Say) -> Measured:
@@ -82,7 +88,7 @@ def measured(asked: Request, say: Say) -> Measured:
         other = load_data(asked.ood, scaling=data.scaling, limit=asked.limit)
         warnings += _standardised(data, other)
     warnings += data.notes + (other.notes if other else ())
-    chosen = {name: data.part(name) for name in (("train", "test") if asked.split == "both" else (asked.split,))}
+    chosen = _chosen(asked, data)
     say(f"loading {asked.model}")
     shape = next(iter(chosen.values())).shape
     loaded = _model(asked, shape)
@@ -97,21 +103,61 @@ def measured(asked: Request, say: Say) -> Measured:
     outside = ready(_ood_part(other), "out-of-distribution data") if other else None
     for number, (name, part) in enumerate(chosen.items()):
         first = {"ood": outside, "bootstrap": asked.bootstrap} if number == 0 else {"bootstrap": asked.bootstrap}
-        found = _measure(loaded, ready(part, TITLES[name]), layers=asked.layers or None, seed=asked.seed, **first)
+        options = {"layers": asked.layers or None, "seed": asked.seed, "classifier": asked.classifier, **first}
+        found = _measure(loaded, ready(part, TITLES[name]), **options)
         parts[name] = _named(found, data.classes)
-    detection = None
+    detection, inside = None, ""
     if outside is not None:
         known = data.test or data.train
         assert known is not None
+        inside = f"{TITLES['test' if known is data.test else 'train']} of {data.name}"
         if data.test is None or data.train is None:
             warnings.append("there is no other part: the known samples are those that the scores were made from")
-        detection = _detect(loaded.module, ready(data.train or known, "training data"), ready(known, "known data"),
-                            outside, warnings)  # fmt: skip
+        train, sample = ready(data.train or known, "training data"), ready(known, "known data")
+        detection = _detect(loaded.module, train, sample, outside, asked, warnings)
     profile = _profile(asked, loaded.module, data, ready) if asked.profile else None
     warnings += [f"{name}: {note}" for name, found in parts.items() for note in _remarks(found)]
     model = printable(loaded.name)
     ood = other.name if other else ""
-    return Measured(model, data.name, parts, weights, ood, detection, profile, tuple(warnings))
+    settings = _settings(asked, model, data, parts, detection)
+    kinds = {name: type(module).__name__ for name, module in loaded.module.named_modules() if name}
+    return Measured(model, data.name, parts, weights, ood, detection, profile, tuple(warnings), inside, kinds, settings)
+
+
+def _settings(
+    asked: Request, model: str, data: Data, parts: Mapping[str, Collapse], detection: Detection | None
+) -> dict[str, Any]:
+    """What the numbers were made from, ready for JSON."""
+    samples = {name: found.samples + found.left_out for name, found in parts.items()}
+    if detection is not None:
+        samples |= {"ood": detection.outside, "known": detection.inside}
+    return {
+        "model": model,
+        "weights": printable(asked.weights) if asked.weights is not None else None,
+        "key": asked.key,
+        "data": data.name,
+        "split": asked.split,
+        "samples": samples,
+        "ood": asked.ood,
+        "limit": asked.limit,
+        "layers": list(asked.layers),
+        "classifier": asked.classifier,
+        "profile": asked.profile,
+        "bootstrap": asked.bootstrap,
+        "batch_size": asked.batch_size,
+        "input_shape": asked.input_shape and list(asked.input_shape),
+        "seed": asked.seed,
+        "weyl": __version__,
+        "torch": torch.__version__,
+    }
+
+
+def _chosen(asked: Request, data: Data) -> dict[str, Part]:
+    """The parts to measure."""
+    if asked.split != "train" and data.test is None and data.train is not None:
+        add = ", or save x_test and y_test beside x and y" if ".npz" in asked.data.partition("?")[0] else ""
+        raise InputError(f"{data.name} has no held-out part; use --split train{add}")
+    return {name: data.part(name) for name in (("train", "test") if asked.split == "both" else (asked.split,))}
 
 
 def _model(asked: Request, shape: tuple[int, ...]) -> LoadedModel:
@@ -154,6 +200,12 @@ def _fitted(part: Part, loaded: LoadedModel) -> Part:
     example = _example(loaded)
     if example is None or example == part.shape or math.prod(example) != math.prod(part.shape):
         return part
+    flat = len(example) == 1 or len(part.shape) == 1
+    if not flat and [n for n in example if n > 1] != [n for n in part.shape if n > 1]:
+        raise InputError(
+            f"{loaded.name} takes {example} and {part.name} gives {part.shape}: as many numbers in another order"
+            " (channels first or last?); transpose the data, or give a model of their shape"
+        )
     return part.shaped(example)
 
 
@@ -173,14 +225,23 @@ def _probe(loaded: LoadedModel, part: Part, given: tuple[int, ...]) -> None:
     try:
         with torch.no_grad():
             loaded.module(x)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except (Exception, SystemExit) as error:
         example = _example(loaded)
         takes = f"it takes {example}, " if example is not None else ""
-        text = printable(" ".join(str(error).split()))[:120]
+        text = _first_sentence(error)
+        if not isinstance(error, (RuntimeError, ValueError)):
+            text = f"{type(error).__name__}: {text}"
         raise InputError(
             f"{loaded.name} does not accept the inputs of {part.name}: {takes}the data have {given} ({text});"
             " give data or a model of the other's shape"
         ) from error
+
+
+def _first_sentence(error: BaseException) -> str:
+    """What torch says first, whole words of it: the rest is advice about torch."""
+    text = one_line(str(error).strip().partition("\n")[0], 10_000)
+    text = text.split(". ")[0]
+    return text if len(text) <= LONGEST else f"{text[:LONGEST].rpartition(' ')[0]} …"
 
 
 def _measure(loaded: LoadedModel, read: _Counted, **options: Any) -> Collapse:
@@ -192,9 +253,26 @@ def _measure(loaded: LoadedModel, read: _Counted, **options: Any) -> Collapse:
         if not bad:
             if read.name in str(error):
                 raise
+            told = re.match(r"label (\d+) is out of range: with num_classes=(\d+)", str(error))
+            if told:
+                raise InputError(
+                    f"{loaded.name} on {read.name}: label {told[1]} is out of range for a model of {told[2]} outputs;"
+                    f" give it {int(told[1]) + 1} outputs or more; if labels start at 1, subtract 1"
+                ) from error
             raise InputError(f"{loaded.name} on {read.name}: {error}") from error
         where = printable(", ".join(bad[:5]))
-        raise NotFiniteError(f"{loaded.name} cannot be measured: NaN or Inf stand in {where}") from error
+        raise NotFiniteError(
+            f"{loaded.name} cannot be measured: NaN or Inf stand in {where}; give weights that are finite"
+        ) from error
+    except WeylError:
+        raise
+    except (Exception, SystemExit) as error:
+        # What runs here is the user's model and data; the first two inputs went through.
+        kind = type(error).__name__
+        raise InputError(
+            f"{loaded.name} stopped after {read.done:,} inputs of {read.name}: {kind}: {_first_sentence(error)};"
+            " look at the inputs that follow"
+        ) from error
 
 
 def _named(found: Collapse, names: Sequence[str]) -> Collapse:
@@ -208,26 +286,30 @@ def _named(found: Collapse, names: Sequence[str]) -> Collapse:
     return replace(found, classes=classes, absent=absent, layers=layers)
 
 
-def _detect(module: nn.Module, train: _Counted, known: _Counted, outside: _Counted, warnings: list[str]) -> Detection:
+def _detect(
+    module: nn.Module, train: _Counted, known: _Counted, outside: _Counted, asked: Request, warnings: list[str]
+) -> Detection:
+    options: dict[str, Any] = {"classifier": asked.classifier, "progress": False}
     try:
-        return detect_ood(module, train, known, outside, methods=METHODS, progress=False)
+        return detect_ood(module, train, known, outside, methods=METHODS, **options)
     except UsageError as error:
         # ViM needs directions that the training data do not fill; the other scores do not.
         warnings.append(f"ViM was left out: {error}")
         methods = tuple(name for name in METHODS if name != "vim")
-        return detect_ood(module, train, known, outside, methods=methods, progress=False)
+        return detect_ood(module, train, known, outside, methods=methods, **options)
 
 
 def _profile(asked: Request, module: nn.Module, data: Data, ready: Callable[[Part, str], _Counted]) -> Profile:
     train = ready(data.part("train"), "profile, training data")
     held_out = ready(data.test, "profile, held-out data") if data.test is not None else None
-    return layer_profile(module, train, asked.layers or None, held_out=held_out, progress=False)
+    return layer_profile(
+        module, train, asked.layers or None, held_out=held_out, classifier=asked.classifier, progress=False
+    )
 
 
 def _remarks(found: Collapse) -> list[str]:
-    notes = []
-    if found.left_out:
-        notes.append(f"{found.left_out} of {found.samples + found.left_out} samples have NaN or Inf and were left out")
+    """What a reader must know of the measurement; classes by name."""
+    notes = [note for note in found.notes if not note.startswith("no samples of")]
     if found.absent:
         shown = ", ".join(found.absent[:8]) + (", …" if len(found.absent) > 8 else "")
         count = len(found.absent)

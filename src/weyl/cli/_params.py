@@ -8,11 +8,26 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["SIZE", "CountCommand", "InputShape", "Sizes", "force_option", "json_option", "model_options"]
+__all__ = ["SIZE", "CountCommand", "InputShape", "Sizes", "Whole", "force_option", "json_option", "model_options"]
+
+
+class Whole(click.IntRange):
+    """An integer in a range, and a message that says so."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read ``"10"``."""
+        try:
+            int(value)
+        except (ValueError, TypeError, OverflowError):
+            self.fail(f"an integer is expected, got {value!r}", param, ctx)
+        return super().convert(value, param, ctx)
+
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 # Logarithms of factorials are exact to 15 digits up to here, and no layer is wider.
-SIZE = click.IntRange(1, 10**9)
+SIZE = Whole(1, 10**9)
 
 
 class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
@@ -68,14 +83,14 @@ def model_options(command: Command) -> Command:
         click.option("--strict", is_flag=True, help="Fail where an operator is not understood, instead of pinning it."),
         click.option(
             "--trials",
-            type=click.IntRange(1, 1000),
+            type=Whole(1, 1000),
             default=3,
             show_default=True,
             help="Random elements to check.",
         ),
         click.option(
             "--seed",
-            type=click.IntRange(0, 2**31 - 1),
+            type=Whole(0, 2**31 - 1),
             default=0,
             show_default=True,
             help="Seed of initial weights, inputs and elements.",

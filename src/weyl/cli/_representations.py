@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
-from weyl.cli._params import InputShape, force_option, json_option, output_path
+from weyl.cli._params import InputShape, Whole, force_option, json_option, output_path
 from weyl.errors import LimitError
 
 __all__ = ["collapse", "simplex"]
 
 MOST_CLASSES = 4096
+LEAST_RESAMPLINGS = 20
 
 
 class Names(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
@@ -31,8 +32,20 @@ class Names(click.ParamType):  # type: ignore[type-arg]  # generic in newer vers
         return names
 
 
+def _degrees(cosine: float) -> float:
+    return math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
+
+
+def resamplings(ctx: click.Context, param: click.Parameter, value: int) -> int:
+    """Refuse so few resamplings that the ends of a 95 % interval would be the extremes of chance."""
+    if 0 < value < LEAST_RESAMPLINGS:
+        few = f"{value} resamplings are too few for a 95 % interval"
+        raise click.BadParameter(f"{few}; give {LEAST_RESAMPLINGS} or more (200 are usual), or 0 for none", ctx, param)
+    return value
+
+
 @click.command()
-@click.argument("k", type=click.IntRange(min=2), metavar="K")
+@click.argument("k", type=Whole(min=2), metavar="K")
 @click.option("--radius", type=float, default=1.0, show_default=True, help="Radius of the ball of logits.")
 @click.option("--p", type=float, default=2.0, show_default=True, help="Exponent of its norm, above 1.")
 @json_option
@@ -65,8 +78,9 @@ def simplex(k: int, radius: float, p: float, as_json: bool, plot: Path | None, f
     from weyl.geometry import simplex_optimum
 
     best = simplex_optimum(k, radius, p)
-    square = best.alpha**2 + (k - 1) * best.beta**2
-    cosine = (2 * best.alpha * best.beta + (k - 2) * best.beta**2) / square
+    # From the ratio of the two values, which neither a huge nor a tiny radius can push out of range.
+    ratio = best.beta / best.alpha if best.alpha else 0.0
+    cosine = (2 * ratio + (k - 2) * ratio**2) / (1 + (k - 1) * ratio**2)
     facts = {
         "classes": k,
         "radius": best.radius,
@@ -76,7 +90,11 @@ def simplex(k: int, radius: float, p: float, as_json: bool, plot: Path | None, f
         "risk": best.risk,
         "side": math.sqrt(2) * (best.alpha - best.beta),
         "cosine": cosine,
-        "angle": math.degrees(math.acos(max(-1.0, min(1.0, cosine)))),
+        "angle": _degrees(cosine),
+        # About the middle of the vertices every regular simplex has the same angle; from 0 it has only for p = 2.
+        "centred_cosine": -1 / (k - 1),
+        "centred_angle": _degrees(-1 / (k - 1)),
+        "centre": best.alpha / k + best.beta * (k - 1) / k,
     }
     if plot is not None:
         from weyl.report import write_atomic
@@ -103,19 +121,25 @@ def simplex(k: int, radius: float, p: float, as_json: bool, plot: Path | None, f
     help="Which part of DATA: collapse is a property of training data.",
 )
 @click.option("--layers", type=Names(), metavar="NAME,...", help="More layers to measure, at their outputs.")
+@click.option("--classifier", metavar="NAME", help="The layer that makes the logits, if it is not found.")
 @click.option("--ood", metavar="DATA", help="Out-of-distribution data: NC5, and how well they are told apart.")
 @click.option("--profile", is_flag=True, help="Measure every layer, and say where the tail could be cut.")
 @click.option(
-    "--bootstrap", type=click.IntRange(0, 10_000), default=0, metavar="N", help="Resamplings for 95 % intervals."
+    "--bootstrap",
+    type=Whole(0, 10_000),
+    default=0,
+    callback=resamplings,
+    metavar="N",
+    help=f"Resamplings for 95 % intervals, {LEAST_RESAMPLINGS} or more.",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Inputs at a time.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many inputs of each part.")
+@click.option("--batch-size", type=Whole(1), default=256, show_default=True, help="Inputs at a time.")
+@click.option("--limit", type=Whole(1), metavar="N", help="At most so many inputs of each part.")
 @click.option(
     "--input-shape", type=InputShape(), metavar="1,3,224,224", help="Shape of the model's input, batch included."
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**31 - 1),
+    type=Whole(0, 2**31 - 1),
     default=0,
     show_default=True,
     help="Seed of initial weights and resampling.",

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from weyl.cli._console import open_console, show_facts, warn
-from weyl.report import CAUTION, Measured, printable, to_json
+from weyl.report import METHODS, Measured, criteria, cut_told, pair_excess, printable, symmetry_told, to_json
 
 __all__ = ["collapse", "simplex"]
 
@@ -27,15 +27,22 @@ def simplex(found: Mapping[str, Any], *, as_json: bool) -> None:
         click.echo(to_json(found))
         return
     k, alpha, beta = found["classes"], found["alpha"], found["beta"]
-    show_facts(
-        open_console(),
-        [
-            ("logits of class i", f"{alpha:.10g} at i, {beta:.10g} elsewhere"),
-            ("least cross-entropy", f"{found['risk']:.10f} nats (guessing: {math.log(k):.6f})"),
-            ("side of the simplex", f"{found['side']:.10g}"),
-            ("angle between vertices", f"{found['angle']:.6f}°, cosine {found['cosine']:.10g}"),
-        ],
-    )
+    facts: list[tuple[str, Text | str]] = [
+        ("logits of class i", f"{alpha:.10g} at i, {beta:.10g} elsewhere"),
+        ("least cross-entropy", f"{found['risk']:.10f} nats (guessing: {math.log(k):.6f})"),
+        ("side of the simplex", f"{found['side']:.10g}"),
+    ]
+    seen = f"{found['angle']:.6f}°, cosine {found['cosine']:.10g}"
+    if found["p"] == 2:
+        facts.append(("angle between vertices", seen))
+    else:
+        middle = f"{found['centred_angle']:.6f}°, cosine {found['centred_cosine']:.10g}"
+        facts += [
+            ("angle seen from their centre", middle),
+            ("angle seen from 0", seen),
+            ("centre of the vertices", f"{found['centre']:.10g} in every logit, not 0, because p is not 2"),
+        ]
+    show_facts(open_console(), facts)
 
 
 def collapse(found: Measured, *, as_json: bool) -> None:
@@ -54,12 +61,12 @@ def collapse(found: Measured, *, as_json: bool) -> None:
     sentence = Text(printable(verdict.sentence))
     sentence.stylize(LEVELS[verdict.level], 0, len(verdict.sentence.split(":")[0]))
     out.print(sentence, soft_wrap=True)
-    show_facts(out, _remarks(found))
+    show_facts(out, [*_limits(found), *_remarks(found)])
     if main.layers:
         out.print(_layers(found))
     _profile(out, found)
     _detection(out, found)
-    out.print(Text(CAUTION, style="dim"), soft_wrap=True)
+    out.print(Text(found.caution, style="dim"), soft_wrap=True)
 
 
 def _metrics(found: Measured) -> Table:
@@ -68,11 +75,11 @@ def _metrics(found: Measured) -> Table:
     table.add_column("metric", overflow="fold")
     for name in found.parts:
         table.add_column({"train": "training", "test": "held out"}[name] if both else "value", justify="right")
-    for name in ("chance", "floor"):
+    for name in ("chance", "best"):
         table.add_column(name, justify="right")
     intervals = bool(found.main.intervals)
     if intervals:
-        table.add_column("95 %", justify="right")
+        table.add_column("95 %, training" if both else "95 %", justify="right")
     table.add_column("meaning", overflow="fold", style="dim")
     for row in found.main.rows():
         values = [_number(getattr(part, row["metric"])) for part in found.parts.values()]
@@ -87,22 +94,36 @@ def _remarks(found: Measured) -> list[tuple[str, Text | str]]:
     main = found.main
     lines: list[tuple[str, Text | str]] = []
     if len(main.classes) > 1:
-        worst = dict(main.worst_classes(len(main.classes)))
-        told = ", ".join(f"{name} ({worst[name]:.0%} of the defect)" for name in main.breaking[:SHOWN])
-        lines.append(("break the symmetry", printable(told or "no class has more than twice an equal share")))
-        near = [f"{a} and {b}" for a, b, value in main.worst_pairs(2 * SHOWN) if value > 0][:SHOWN]
-        lines.append(("too near each other", printable(", ".join(near) or "none")))
+        lines.append(("symmetry", printable(symmetry_told(main))))
+    if len(main.classes) > 2:
+        near = [f"{a} and {b} ({value:+.2f})" for a, b, value in pair_excess(main, 2 * SHOWN) if value > 0][:SHOWN]
+        told = f"{', '.join(near)} (cosine against {-1 / (len(main.classes) - 1):.3g})" if near else "none"
+        lines.append(("too near each other", printable(told)))
     if main.absent:
         more = f", … {len(main.absent) - 2 * SHOWN} more" if len(main.absent) > 2 * SHOWN else ""
         lines.append(("absent", printable(", ".join(main.absent[: 2 * SHOWN]) + more)))
     return lines
 
 
+def _limits(found: Measured) -> list[tuple[str, Text | str]]:
+    """What the verdict needs, and what of it is missing."""
+    rows = criteria(found.main)
+    told = {True: "met", False: "NOT MET", None: "not measured"}
+    shown = [
+        f"{row['title'].partition(',')[0] if row['metric'] != 'nc1_ratio' else 'NC1 (traces)'}"
+        f" {'≥' if row['at_least'] else '≤'} {row['limit']}: {told[row['met']]}"
+        for row in rows
+    ]
+    return [("collapsed needs", printable("; ".join(shown)))]
+
+
 def _layers(found: Measured) -> Table:
     names = ("nc1", "nc1_ratio", "cdnv", "nc2", "sk_defect", "ncm_accuracy")
-    table = _table("layer", ("NC1", "NC1, traces", "CDNV", "NC2", "S_k defect", "nearest-mean accuracy"))
+    table = _table("layer", ("NC1, pinv", "NC1, traces", "CDNV", "NC2", "S_k defect", "nearest-mean accuracy"))
     for layer, other in found.main.layers.items():
-        table.add_row(Text(printable(layer), style="cyan"), *(Text(_number(getattr(other, name))) for name in names))
+        table.add_row(
+            Text(printable(found.layer(layer)), style="cyan"), *(Text(_number(getattr(other, name))) for name in names)
+        )
     return table
 
 
@@ -114,27 +135,26 @@ def _profile(out: Console, found: Measured) -> None:
         show_facts(out, [("profile", "no layer before the classifier")])
         return
     part = "held-out data" if profile.held_out else "training data"
-    table = _table("layer", ("features", "NC1", "NC1, traces", f"nearest-mean accuracy, {part}"))
+    table = _table("layer", ("features", "NC1, pinv", "NC1, traces", f"nearest-mean accuracy, {part}"))
     for row in profile.layers:
         cells = (f"{row.dim:,}", _number(row.nc1), _number(row.nc1_ratio), f"{row.accuracy:.1%}")
-        table.add_row(Text(printable(row.layer), style="cyan"), *map(Text, cells))
+        table.add_row(Text(printable(found.layer(row.layer)), style="cyan"), *map(Text, cells))
     out.print(table)
-    cut = profile.cut
-    told = (
-        f"after {cut.layer}: {cut.accuracy:.1%} by nearest mean, {profile.accuracy:.1%} by the whole network;"
-        f" {cut.parameters:,} parameters would go"
-        if cut
-        else f"nowhere: no layer does as well by nearest mean as the whole network ({profile.accuracy:.1%})"
-    )
-    show_facts(out, [("the tail could be cut", printable(told))])
+    title = found.layer(profile.cut.layer) if profile.cut else ""
+    show_facts(out, [("the tail could be cut", printable(cut_told(profile, title)))])
 
 
 def _detection(out: Console, found: Measured) -> None:
     if found.detection is None:
         return
-    table = _table(f"{found.ood} told apart by", ("AUROC", "FPR at 95 %"))
+    out.print(Text(printable(f"{found.ood} against the known samples, {found.known}"), style="dim"), soft_wrap=True)
+    table = _table("told apart by", ("AUROC ↑", "FPR at 95 % ↓"))
+    table.add_column("meaning", overflow="fold", style="dim")
     for row in found.detection.rows():
-        table.add_row(Text(row["method"], style="cyan"), Text(f"{row['auroc']:.3f}"), Text(f"{row['fpr95']:.3f}"))
+        title, meaning = METHODS.get(row["method"], (row["method"], ""))
+        table.add_row(
+            Text(title, style="cyan"), Text(f"{row['auroc']:.3f}"), Text(f"{row['fpr95']:.3f}"), Text(meaning)
+        )
     out.print(table)
 
 

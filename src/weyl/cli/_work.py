@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 from rich.console import Console
 from rich.text import Text
 
@@ -76,10 +77,17 @@ def show_off(out: Path, *, quick: bool, seed: int, force: bool) -> tuple[Demo, P
         raise InputError(f"{printable(out)} cannot be made: {error.strerror}; give another --out") from error
     refuse_existing(page, numbers, force=force)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    said = ""
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("starting", total=1.0)
 
         def report(what: str, done: float) -> None:
+            nonlocal said
+            if not console.is_terminal and what != said:
+                # A log has no bar: a line for each stage instead.
+                click.echo(f"weyl: {printable(what)}", err=True)
+            said = what
             progress.update(bar, description=f"{what:<42}", completed=done)
 
         found = run(quick=quick, seed=seed, report=report)

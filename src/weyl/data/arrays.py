@@ -26,6 +26,7 @@ NAMES = {"x": ("x", "x_train"), "y": ("y", "y_train"), "x_test": ("x_test",), "y
 def read_npz(path: Path, name: str, *, scaling: Scaling | None = None, limit: int | None = None) -> Data:
     """Read ``x`` and ``y``, and ``x_test``, ``y_test`` and ``classes`` where they are there; nothing is unpickled.
 
+    Classes may be names: they are numbered in the order of ``classes``, or of the alphabet without that.
     Floating-point inputs are used as they are. Bytes are pixels: ``(n, height, width)`` or
     ``(n, channels, height, width)``, scaled to run from 0 to 1 and standardised.
 
@@ -51,7 +52,7 @@ def read_npz(path: Path, name: str, *, scaling: Scaling | None = None, limit: in
         raise InputError(f"{name}: arrays x (inputs) and y (classes) are expected, but the file holds {held}")
     if ("x_test" in arrays) != ("y_test" in arrays):
         raise InputError(f"{name}: x_test and y_test go together, but one is missing")
-    classes = _names(arrays.get("classes"), name)
+    classes = _indexed(arrays, _names(arrays.get("classes"), name), name)
     train = tensors(arrays["x"], arrays["y"], name)
     test = tensors(arrays["x_test"], arrays["y_test"], f"{name}, held out") if "x_test" in arrays else None
     if train[0].dtype != torch.uint8:
@@ -134,6 +135,26 @@ def _names(array: Shaped[np.ndarray, "..."] | None, name: str) -> tuple[str, ...
     if array.ndim != 1 or array.dtype.kind != "U":
         raise InputError(f"{name}: classes must be a list of names, got {one_line(array.dtype)} of {array.shape}")
     return tuple(map(str, array))
+
+
+def _indexed(arrays: dict[str, Shaped[np.ndarray, "..."]], classes: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """Replace names of classes in y and y_test by their indices; returns the names of all classes."""
+    titles = {
+        key: arrays[key].astype(str) for key in ("y", "y_test") if key in arrays and arrays[key].dtype.kind in "US"
+    }
+    if not titles:
+        return classes
+    if len(titles) == 1 and "y_test" in arrays:
+        raise InputError(f"{name}: y and y_test must both hold names, or both hold class indices from 0")
+    classes = classes or tuple(np.unique(titles["y"]).tolist())
+    place = {title: index for index, title in enumerate(classes)}
+    for key, found in titles.items():
+        unknown = sorted(set(found.ravel().tolist()) - set(classes))
+        if unknown:
+            where = "classes" if "classes" in arrays else "y"
+            raise InputError(f"{name}: {key} holds the class {one_line(repr(unknown[0]), 60)}, which {where} does not")
+        arrays[key] = np.array([place[title] for title in found.ravel()], dtype=np.int64).reshape(found.shape)
+    return classes
 
 
 def _pixels(images: Tensor, name: str) -> Tensor:

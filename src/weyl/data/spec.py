@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from weyl._factories import Wanted, call_named, is_factory, read_keywords
-from weyl._text import near, one_line
+from weyl._text import expanded, near, one_line
 from weyl.data.arrays import read_npz
 from weyl.data.folders import read_folder
 from weyl.data.glyphs import letters
@@ -90,7 +90,7 @@ def load_data(spec: str, *, scaling: Scaling | None = None, limit: int | None = 
     if kind:
         result = call_named(kind, target, factory, keywords, name, DATA)
         return _from_factory(result, name, scaling, limit)
-    path = Path(head).expanduser()
+    path = expanded(head)
     if path.suffix.lower() == ".npz":
         own = _chosen(keywords, name, ("mean", "std", "limit"))
         return read_npz(path, name, scaling=scaling or _scaling(own, name), limit=own.get("limit", limit))

@@ -8,9 +8,10 @@ from weyl.geometry._bounded import (
     minimise_outputs,
     one_vs_rest_margin,
 )
+from weyl.geometry._chance import Reference, reference_levels
 from weyl.geometry._collapse import Collapse
 from weyl.geometry._measure import collapse
-from weyl.geometry._metrics import METRICS, Metric, Reference, reference_levels
+from weyl.geometry._metrics import METRICS, Metric
 from weyl.geometry._ood import Detection, Separation, detect_ood, ood_scores, separation
 from weyl.geometry._profile import Cut, LayerRow, Profile, layer_profile
 from weyl.geometry._relu_margin import (

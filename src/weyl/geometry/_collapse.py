@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weyl.errors import InputError, UsageError
+from weyl.geometry._chance import Reference
 from weyl.geometry._checks import class_weighting, tensor
-from weyl.geometry._metrics import METRICS, Reference, references
+from weyl.geometry._metrics import METRICS, references
 from weyl.geometry._samples import intervals, nearest
 from weyl.geometry._simplex import simplex_optimum
 from weyl.geometry._statistics import CollapseStatistics
@@ -56,6 +57,9 @@ class Collapse:
         Its part from angles: root mean square of :math:`\cos(m_i, m_j) + 1/(k-1)`.
     nc3 : float
         :math:`\| W M^\top/\|W M^\top\|_F - P/\sqrt{k-1} \|_F` for the classifier's matrix W.
+    duality : float
+        Self-duality, :math:`\| W/\|W\|_F - M/\|M\|_F \|_F`: zero if the classifier is a multiple of the centred means,
+        whatever their shape.
     nc4 : float
         Fraction of samples on which the classifier, with its bias, and the nearest class mean disagree.
     nc5 : float
@@ -65,8 +69,8 @@ class Collapse:
         classes. For centred means it is the sine of the angle between G and P, of which NC2 is the chord.
     radius : float
         Largest norm of centred logits.
-    feature_radius : float
-        Largest norm of a feature.
+    feature_radius, feature_norm : float
+        Largest and mean norm of a feature.
     risk : float
         Cross-entropy in nats, samples weighted by the class weights.
     ew_gap : float
@@ -119,11 +123,13 @@ class Collapse:
     equinorm: float | None
     equiangular: float | None
     nc3: float | None
+    duality: float | None
     nc4: float | None
     nc5: float | None
     sk_defect: float | None
     radius: float | None
     feature_radius: float
+    feature_norm: float
     risk: float | None
     ew_gap: float | None
     logit_spread: float | None
@@ -148,6 +154,11 @@ class Collapse:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     layer: str = ""
     layers: Mapping[str, Collapse] = field(default_factory=dict)
+
+    @property
+    def nearest_gram(self) -> Matrix:
+        """The nearest Gram that every exchange of classes leaves as it is: mean diagonal, and mean of the rest."""
+        return nearest_invariant(torch.from_numpy(self.gram)).numpy()
 
     @property
     def breaking(self) -> tuple[str, ...]:
@@ -201,6 +212,7 @@ class Collapse:
         return {
             **metrics,
             "feature_radius": self.feature_radius,
+            "feature_norm": self.feature_norm,
             "reference": {name: {"chance": _finite(r.chance), "floor": r.floor} for name, r in self.reference.items()},
             "intervals": {name: [_finite(low), _finite(high)] for name, (low, high) in self.intervals.items()},
             "breaking": list(self.breaking),
@@ -222,13 +234,9 @@ class Collapse:
         MissingExtraError
             If pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            from weyl.errors import MissingExtraError
+        from weyl.geometry._plot import frame
 
-            raise MissingExtraError("to_frame needs pandas, which is not installed; pip install pandas") from error
-        return pandas.DataFrame(self.rows()).set_index("metric")
+        return frame(self.rows(), "metric")
 
     def plot(self) -> Figure:
         """Draw the angles between class means, the shares of the classes, and the metrics between floor and chance."""
@@ -250,6 +258,7 @@ class Collapse:
 
 
 MOST_LISTED = 128
+FEW_SAMPLES = 10
 MERGED = 0.01  # distance of two class means, in typical distances, below which they count as one
 CONVENTIONS = (
     "covariances are divided by the number of samples; the within-class covariance is pooled with the class weights; "
@@ -281,6 +290,7 @@ def compute(
     present = set(here.tolist())
     pi = _prior(prior, stats.counts, here)
     counts, means = stats.counts[here], stats.means[here]
+    total = stats.class_weights.to(counts.device)[here]
     centred = means - means.mean(0)
     gram = centred @ centred.T
     rows = stats.kept.rows()
@@ -288,17 +298,21 @@ def compute(
     if len(here) > 1:
         found |= _between(stats, here, pi, centred, gram)
         if weight is not None:
-            found["nc3"] = simplex_distance(weight[here].to(gram.dtype) @ centred.T)
+            found |= dual(weight[here], centred)
         if ood is not None:
             found["nc5"] = _shift(means, ood)
     found |= _of_logits(stats) if stats.has_logits else {}
     found |= nearest(rows, means, here, weight, bias)
-    residual = gram - nearest_invariant(gram) if len(here) > 1 else torch.zeros_like(gram)
+    resampled = intervals(rows, here, found, weight, bias, pi, total, counts, bootstrap, seed)
     norm = gram.norm().clamp_min(torch.finfo(gram.dtype).tiny)
-    total = stats.class_weights.to(counts.device)[here]
+    residual = gram - nearest_invariant(gram) if len(here) > 1 else torch.zeros_like(gram)
+    # What rounding makes of an exact simplex would otherwise have a worst class.
+    noise = 8 * len(here) * torch.finfo(gram.dtype).eps * norm
+    residual = torch.where(residual.abs() > noise, residual, 0.0)
     return Collapse(
         **found,
         feature_radius=float(stats.peaks[0]),
+        feature_norm=float(stats.norms.sum()) / stats.count,
         gram=gram.cpu().numpy(),
         residual=(residual / norm).cpu().numpy(),
         pair_defect=(pair_defects(residual) / norm).cpu().numpy(),
@@ -313,13 +327,17 @@ def compute(
         left_out=stats.left_out,
         prior=tuple(pi.tolist()),
         class_weights=tuple(total.tolist()),
-        notes=_notes(stats, here, labels, gram, broken),
-        reference=references(counts, stats.dim, stats.num_classes, found),
-        intervals=intervals(rows, here, found, weight, bias, pi, total, stats.count, bootstrap, seed),
+        notes=_notes(stats, here, labels, gram, broken, bootstrap > 0 and not resampled),
+        reference=references(
+            counts, stats.dim, stats.num_classes, pi, total, found, least_risk(stats.num_classes, float(stats.peaks[1]))
+        ),
+        intervals=resampled,
     )
 
 
-def _between(stats: CollapseStatistics, here: Tensor, pi: Tensor, centred: Tensor, gram: Tensor) -> dict[str, float]:
+def _between(
+    stats: CollapseStatistics, here: Tensor, pi: Tensor, centred: Tensor, gram: Tensor
+) -> dict[str, float | None]:
     """Metrics of the class means and of the spread around them."""
     counts = stats.counts[here]
     weights = stats.class_weights.to(counts.device)[here]
@@ -331,7 +349,16 @@ def _between(stats: CollapseStatistics, here: Tensor, pi: Tensor, centred: Tenso
     return between(scaled, projected, float((weights * traces).sum() / mass), traces / counts, gram)
 
 
-def between(scaled: Tensor, projected: Tensor, within: float, variances: Tensor, gram: Tensor) -> dict[str, float]:
+def dual(weight: Tensor, centred: Tensor) -> dict[str, float | None]:
+    """NC3 in both forms, from the rows of the classifier and the centred means."""
+    norms = float(weight.norm()), float(centred.norm())
+    apart = float((weight / norms[0] - centred / norms[1]).norm()) if min(norms) > 0 else None
+    return {"nc3": simplex_distance(weight @ centred.T), "duality": apart}
+
+
+def between(
+    scaled: Tensor, projected: Tensor, within: float, variances: Tensor, gram: Tensor
+) -> dict[str, float | None]:
     r"""Compute the metrics of class means and spread from small matrices.
 
     Parameters
@@ -359,15 +386,16 @@ def between(scaled: Tensor, projected: Tensor, within: float, variances: Tensor,
     lengths, cosines = split_defect(gram)
     symmetric = simplex_distance(gram)
     cosine = 1 - symmetric**2 / 2
+    shape = float(gram.norm()) > 0
     return {
         "nc1": nc1 if spread > 0 else (0.0 if within == 0 else math.inf),
         "nc1_ratio": within / spread if spread > 0 else (0.0 if within == 0 else math.inf),
         "cdnv": float(cdnv),
-        "nc2": symmetric,
-        "equinorm": lengths,
-        "equiangular": cosines,
+        "nc2": symmetric if shape else None,
+        "equinorm": lengths if shape else None,
+        "equiangular": cosines if shape else None,
         # From the chord, whose small values are exact where 1 - cos² would round to zero.
-        "sk_defect": symmetric * math.sqrt(max(0.0, (1 + cosine) / 2)),
+        "sk_defect": symmetric * math.sqrt(max(0.0, (1 + cosine) / 2)) if shape else None,
     }
 
 
@@ -377,7 +405,7 @@ def _of_logits(stats: CollapseStatistics) -> dict[str, float]:
     risk = float((weights * stats.risks).sum() / (weights * stats.counts).sum())
     radius = float(stats.peaks[1])
     k = stats.num_classes
-    least = simplex_optimum(k, radius).risk if k > 1 and radius > 0 else math.log(k)
+    least = least_risk(k, radius)
     moments = stats.logits
     within = float(moments.traces.sum())
     total = within + float((moments.counts * moments.means.square().sum(1)).sum())
@@ -388,6 +416,11 @@ def _of_logits(stats: CollapseStatistics) -> dict[str, float]:
         "logit_spread": math.sqrt(within / total) if total > 0 else 0.0,
         "accuracy": float(stats.correct.sum()) / stats.count,
     }
+
+
+def least_risk(k: int, radius: float) -> float:
+    """Least cross-entropy of centred logits in a ball."""
+    return simplex_optimum(k, radius).risk if k > 1 and radius > 0 else math.log(k)
 
 
 def _shift(means: Tensor, ood: CollapseStatistics | Tensor) -> float:
@@ -426,7 +459,7 @@ def _classifier(
 
 
 def _notes(
-    stats: CollapseStatistics, here: Tensor, names: Sequence[str], gram: Tensor, broken: bool
+    stats: CollapseStatistics, here: Tensor, names: Sequence[str], gram: Tensor, broken: bool, bare: bool
 ) -> tuple[str, ...]:
     present = set(here.tolist())
     absent = [name for c, name in enumerate(names) if c not in present]
@@ -435,16 +468,25 @@ def _notes(
         more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
         notes.append(f"no samples of {', '.join(absent[:10])}{more}; measured without")
     if stats.left_out:
-        notes.append(f"{stats.left_out:,} samples with NaN or infinity were left out")
+        total = stats.count + stats.left_out
+        notes.append(f"{stats.left_out:,} of {total:,} samples have NaN or infinity and were left out")
     if len(here) > 2:
         i, j = torch.triu_indices(len(here), len(here), 1, device=gram.device)
         squared = gram.diagonal()[i] + gram.diagonal()[j] - 2 * gram[i, j]
         least = int(squared.argmin())
-        if float(squared[least]) < MERGED**2 * float(squared.mean()):
+        if float(squared.max()) == 0:
+            notes.append("the means of all classes coincide: they have no shape, and NC2 was not measured")
+        elif float(squared[least]) < MERGED**2 * float(squared.mean()):
             pair = [names[int(here[index[least]])] for index in (i, j)]
             notes.append(f"the means of {pair[0]} and {pair[1]} nearly coincide, which alone makes NC1 and CDNV large")
     if broken:
         notes.append("the classifier has NaN or infinity: NC3 and NC4 were not measured")
+    fewest = int(stats.counts[here].min())
+    if fewest < FEW_SAMPLES:
+        many = "1 sample" if fewest == 1 else f"{fewest} samples"
+        notes.append(f"the smallest class has {many}: the spread within classes is smaller than in truth")
+    if bare:
+        notes.append("no intervals: too few rows of a class were kept; raise keep")
     kept = int(stats.kept.rows().times.sum())
     if kept < stats.count:
         notes.append(f"NC4 and nearest-mean accuracy are over {kept:,} of {stats.count:,} samples, drawn uniformly")

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Kept", "Rows"]
+__all__ = ["Kept", "Rows", "directions"]
 
 HASHED_COLUMNS = 7
+SMALL = 256
 MIX = (-4658895280553007687, -7723592293110705685)  # the multipliers of splitmix64, as signed integers
 
 
@@ -73,17 +74,24 @@ class Kept:
     size: int = 0
     level: int = 0
 
-    def add(self, features: Tensor, labels: Tensor, predictions: Tensor, norms: Tensor) -> Kept:
-        """Return the sample with more rows, copied; ``norms`` are those of the features."""
+    def add(self, features: Tensor, labels: Tensor, predictions: Tensor, marks: Tensor) -> Kept:
+        """Return the sample with more rows, copied; ``marks`` are numbers of shape (n, m) made of whole rows."""
         if self.capacity == 0 or not len(labels):
             return self
-        hashes = _hashed(features, labels, norms)
+        hashes = _hashed(features, labels, marks)
         part = Rows(features, labels, predictions, torch.ones_like(labels), hashes)
         if self.level:
             part = part.pick((hashes < _threshold(self.level)).nonzero()[:, 0])
         else:
             part = Rows(features.clone(), labels.clone(), predictions.clone(), part.times, hashes)
-        grown = Kept(self.capacity, (*self.parts, part), self.size + len(part.labels), self.level)
+        if not len(part.labels):
+            return self
+        parts = [*self.parts, part]
+        # Small chunks join, each row a few times at most: a stream of single rows would leave thousands.
+        while len(parts) > 1 and len(parts[-2].labels) <= min(2 * len(parts[-1].labels), SMALL):
+            last = parts.pop()
+            parts[-1] = Rows(*(torch.cat(pair) for pair in zip(parts[-1], last, strict=True)))
+        grown = Kept(self.capacity, tuple(parts), self.size + len(part.labels), self.level)
         return grown if grown.size <= self.capacity else grown._cut(self.level)
 
     def merge(self, other: Kept) -> Kept:
@@ -103,6 +111,8 @@ class Kept:
 
     def _cut(self, level: int) -> Kept:
         """Merge equal rows, and halve the threshold until there are few enough."""
+        if not self.parts:
+            return Kept(self.capacity, (), 0, level)
         hashes = torch.cat([part.hashes for part in self.parts])
         seen = torch.cat([part.times for part in self.parts])
         least, order = torch.sort(hashes, stable=True)
@@ -116,6 +126,8 @@ class Kept:
         left: list[Rows] = []
         for part, count in zip(self.parts, torch.split(chosen, [len(part.labels) for part in self.parts]), strict=True):
             rows = count.nonzero()[:, 0]
+            if not len(rows):
+                continue
             left.append(part.pick(rows)._replace(times=count[rows]))
         return Kept(self.capacity, tuple(left), size, level)
 
@@ -133,17 +145,29 @@ def _threshold(level: int) -> int:
     return -(2**63) + 2 ** (64 - level)
 
 
-def _hashed(features: Tensor, labels: Tensor, norms: Tensor) -> Tensor:
+def directions(dim: int, device: torch.device | None = None) -> Tensor:
+    """Two fixed random directions, float64 of shape (dim, 2), whose products with a row stand for all of it.
+
+    Examples
+    --------
+    >>> directions(3).shape
+    torch.Size([3, 2])
+    """
+    places = torch.arange(1, 2 * dim + 1, device=device)
+    return (_mixed(places).double() / 2**63).reshape(dim, 2)
+
+
+def _hashed(features: Tensor, labels: Tensor, marks: Tensor) -> Tensor:
     """Hash the content of every row, int64 of shape ``(n,)``.
 
-    Its norm, to the precision of float32 (beyond which it depends on the order of a sum), its class and a few
-    coordinates stand for the row: sparse features agree in coordinates and hardly in norms.
+    Its class, a few coordinates, and numbers made of all coordinates, to the precision of float32, beyond which they
+    depend on the order of a sum.
 
     Examples
     --------
     >>> x = torch.arange(6.0).reshape(3, 2)
     >>> y = torch.zeros(3)
-    >>> a, b = _hashed(x, y, x.norm(dim=1)), _hashed(x.flip(0), y, x.flip(0).norm(dim=1)).flip(0)
+    >>> a, b = _hashed(x, y, x.sum(1, keepdim=True)), _hashed(x.flip(0), y, x.flip(0).sum(1, keepdim=True)).flip(0)
     >>> bool((a == b).all()), len(set(a.tolist()))
     (True, 3)
     """
@@ -153,7 +177,7 @@ def _hashed(features: Tensor, labels: Tensor, norms: Tensor) -> Tensor:
     # Adding zero turns -0.0 into 0.0.
     few = few + 0.0 if few.dtype == torch.float64 else few.float() + 0.0
     bits = [few.view(torch.int64 if few.dtype == torch.float64 else torch.int32).long()]
-    bits.append(norms.float().view(torch.int32).long()[:, None])
+    bits.append((marks.float() + 0.0).view(torch.int32).long())
     words = torch.cat(bits, dim=1)
     odd = 2 * _mixed(torch.arange(1, words.shape[1] + 1, device=features.device)) + 1
     return _mixed((words * odd).sum(1) + labels.long() * MIX[0])

@@ -26,6 +26,7 @@ __all__ = [
     "peek",
     "pooled",
     "required",
+    "returns",
     "tracked",
 ]
 
@@ -59,17 +60,25 @@ class Classifier:
         return bias.detach() if isinstance(bias, Tensor) else None
 
 
-def find_classifier(model: nn.Module, run: Callable[[], Any], num_classes: int | None = None) -> Classifier:
-    """Find the layer that makes the logits: the last that ran with a matrix of ``num_classes`` rows.
+def find_classifier(
+    model: nn.Module, run: Callable[[], Any], num_classes: int | None = None, name: str | None = None
+) -> Classifier:
+    """Find the layer that makes the logits.
+
+    It is the last that ran with a matrix (of ``num_classes`` rows, if that is given) and whose output the model
+    returns, up to a shift of each row or a softmax. Where no layer's is, because the model changes its logits, the last
+    one of ``num_classes`` rows is taken; without ``num_classes`` none is, since it could be any.
 
     Parameters
     ----------
     model : nn.Module
         The model.
     run : callable
-        Runs it once.
+        Runs it once and returns its result.
     num_classes : int, optional
-        Number of classes; without it the last layer with a matrix is taken.
+        Number of classes.
+    name : str, optional
+        Path of the classifier, if it is known.
 
     Returns
     -------
@@ -80,30 +89,79 @@ def find_classifier(model: nn.Module, run: Callable[[], Any], num_classes: int |
     ------
     InputError
         If no such layer ran.
+    UsageError
+        If the named layer is not in the model.
     """
-    ran: list[tuple[str, nn.Module]] = []
+    ran: list[tuple[str, nn.Module, Tensor]] = []
 
-    def note(name: str) -> Callable[..., None]:
+    def note(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             weight, entered = getattr(module, "weight", None), _entered(args, kwargs)
             if not (isinstance(weight, Tensor) and weight.ndim == 2 and isinstance(output, Tensor)):
                 return
             fits = entered is not None and entered.shape[-1:] == weight.shape[1:]
             if fits and output.shape[-1] == len(weight) and num_classes in (None, len(weight)):
-                ran.append((name, module))
+                ran.append((path, module, output.detach().clone()))
 
         return hook
 
+    modules = dict(model.named_modules())
+    if name is not None and name not in modules:
+        raise UsageError(f"classifier {name!r} is not in the model; it has {', '.join(list(modules)[1:9])}, ...")
     with ExitStack() as hooks:
-        for name, module in model.named_modules():
-            hooks.callback(module.register_forward_hook(note(name), with_kwargs=True).remove)
-        run()
-    if not ran:
+        for path, module in modules.items():
+            if name in (None, path):
+                hooks.callback(module.register_forward_hook(note(path), with_kwargs=True).remove)
+        result = run()
+    made = [found for found in ran if name is not None or returns(result, found[2])]
+    # A result without tensors says nothing against the last layer.
+    if not made and (num_classes is not None or next(tensors(result), None) is None):
+        made = ran
+    if not made:
         rows = "" if num_classes is None else f" of {num_classes} rows"
+        seen = f" ({ran[-1][0]!r} ran last, and the model returns something else)" if ran else ""
         raise InputError(
-            f"no classifier found: no layer with a matrix{rows} ran on features (n, d); expected a linear layer"
+            f"no classifier found: no layer with a matrix{rows} makes what the model returns{seen}; "
+            "name it with classifier=, or give num_classes="
         )
-    return Classifier(*ran[-1])
+    return Classifier(*made[-1][:2])
+
+
+def returns(result: Any, logits: Tensor) -> bool:
+    """Whether a model's result holds a layer's output, up to a shift of each row (log-softmax) or a softmax."""
+    for tensor in tensors(result):
+        if tensor.shape != logits.shape:
+            continue
+        one, other = tensor.detach().double(), logits.double()
+        scale = 1e-3 if min(tensor.dtype.itemsize, logits.dtype.itemsize) < 4 else 1e-5
+        shifts = (one - one.mean(-1, keepdim=True)) - (other - other.mean(-1, keepdim=True))
+        if _small(shifts, scale * (1 + float(other.nan_to_num(0, 0, 0).abs().max()))):
+            return True
+        if _small(one - other.softmax(-1), scale):
+            return True
+    return False
+
+
+def tensors(result: Any) -> Iterator[Tensor]:
+    """Floating tensors of at least one dimension in a model's result, at any depth."""
+    if isinstance(result, Tensor):
+        if result.ndim and result.numel() and result.is_floating_point():
+            yield result
+    elif isinstance(result, Mapping):
+        for value in result.values():
+            yield from tensors(value)
+    elif isinstance(result, (tuple, list)):
+        for value in result:
+            yield from tensors(value)
+    elif hasattr(result, "__dict__"):
+        for value in vars(result).values():
+            yield from tensors(value)
+
+
+def _small(difference: Tensor, limit: float) -> bool:
+    """Whether all that is finite is small."""
+    finite = difference[difference.isfinite()]
+    return not finite.numel() or float(finite.abs().max()) <= limit
 
 
 def collapse(
@@ -119,11 +177,13 @@ def collapse(
     seed: int = 0,
     keep: int | None = None,
     names: Sequence[str] | None = None,
+    classifier: str | None = None,
     progress: bool | None = None,
 ) -> Collapse:
     """Measure how far a trained classifier has collapsed to the simplex, in one pass over the data.
 
-    The features are what enters the classifier, the last linear layer, which is found by running the first batch.
+    The features are what enters the classifier, the last linear layer, which is found by running the first batch and
+    comparing outputs.
     The model is evaluated without gradients and left in the modes in which it was.
 
     Parameters
@@ -144,6 +204,8 @@ def collapse(
         As for `CollapseStatistics` and `CollapseStatistics.compute`.
     keep : int, optional
         Most rows to keep, as for `CollapseStatistics`.
+    classifier : str, optional
+        Path of the layer that makes the logits; the last linear layer whose output the model returns, unless given.
     progress : bool, optional
         Whether to show a progress bar on stderr; if it is a terminal, unless given.
 
@@ -165,8 +227,11 @@ def collapse(
 
     Examples
     --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from weyl import collapse
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    >>> x, y = torch.randn(30, 4), torch.arange(30) % 3
+    >>> x, y = torch.arange(120.0).sin().reshape(30, 4), torch.arange(30) % 3
     >>> found = collapse(model, [(x, y)], layers=["1"], num_classes=3)
     >>> found.layer, found.dim, sorted(found.layers)
     ('2', 8, ['1'])
@@ -174,7 +239,7 @@ def collapse(
     with evaluating(model):
         batches, first = peek(loader)
         call = caller(model)
-        head = find_classifier(model, lambda: call(first[0]), num_classes)
+        head = find_classifier(model, lambda: call(first[0]), num_classes, classifier)
         k = num_classes or len(head.weight)
         stats: CollapseStatistics | None = None
         others: dict[str, CollapseStatistics] = {}
@@ -242,7 +307,8 @@ class Taps:
         for name in layers:
             if name not in modules or not name:
                 known = ", ".join(list(modules)[1:9])
-                raise UsageError(f"layer {name!r} is not in the model; it has {known}, ...")
+                more = ", ..." if len(modules) > 9 else ""
+                raise UsageError(f"layer {name!r} is not in the model; it has {known}{more}")
         self.head = head
         self._modules = {name: modules[name] for name in layers}
         self._ends: tuple[Tensor, Tensor] | None = None
@@ -399,7 +465,9 @@ def caller(model: nn.Module) -> Callable[[Any], Any]:
 def required(labels: Tensor | None) -> Tensor:
     """Return the labels of a batch, which must have some."""
     if labels is None:
-        raise InputError("a batch has no labels; give (inputs, labels) or a dict with the key 'labels'")
+        raise InputError(
+            "a batch has no labels; give batches (inputs, labels), as [(x, y)] does, or dicts with 'labels'"
+        )
     return labels
 
 

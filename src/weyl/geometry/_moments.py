@@ -70,15 +70,17 @@ class Moments:
         counts = torch.bincount(labels, minlength=k).double()
         grown = counts > self.counts
         if bool(grown.any()):
-            self._move(
-                torch.where(grown[:, None], class_sums(rows, labels, k) / counts.clamp_min(1)[:, None], self.means)
-            )
+            which = grown.nonzero()[:, 0]
+            place = torch.cumsum(grown, 0) - 1
+            own = grown[labels]
+            sums = class_sums(rows[own], place[labels[own]], len(which))
+            self._move(which, sums / counts[which, None])
         # Into the gathered references: fresh megabytes would cost more than the subtraction.
         room = torch.empty_like(rows) if room is None else room
         centred = torch.index_select(self.reference, 0, labels, out=room)
         torch.sub(rows, centred, out=centred)
         self.counts = self.counts + counts
-        self.offsets = self.offsets + class_sums(centred, labels, k)
+        self.offsets.index_add_(0, labels, centred)
         self.squares = self.squares + class_sums(torch.linalg.vector_norm(centred, dim=1).square(), labels, k)
         if self.raw is not None and self.weights is not None:
             other = centred * self.weights[labels, None] if self._weighted else centred
@@ -131,26 +133,26 @@ class Moments:
     def _around(self, reference: Tensor) -> Moments:
         """Copy with other reference points."""
         new = self.copy()
-        new._move(reference)
+        new._move(torch.arange(len(self.counts), device=self.counts.device), reference)
         return new
 
-    def _move(self, reference: Tensor) -> None:
-        r"""Move the reference points.
+    def _move(self, which: Tensor, reference: Tensor) -> None:
+        r"""Move the reference points of some classes.
 
         With :math:`d = r - r'`, sums of :math:`(x-r')(x-r')^\top` are those of :math:`(x-r)(x-r)^\top` plus
         :math:`t d^\top + d t^\top + n d d^\top`.
         """
-        seen = (self.counts > 0)[:, None]
-        step = torch.where(seen, self.reference - reference, 0.0)
-        if self.raw is not None and self.weights is not None:
-            rows = seen[:, 0].nonzero()[:, 0]
+        counts, offsets = self.counts[which][:, None], self.offsets[which]
+        step = torch.where(counts > 0, self.reference[which] - reference, 0.0)
+        if self.raw is not None and self.weights is not None and bool(step.any()):
+            moved = step.any(1).nonzero()[:, 0]
             # (t + n d / 2) d' + d (t + n d / 2)'
-            half = (self.offsets + self.counts[:, None] * step / 2)[rows] * self.weights[rows, None]
-            cross = half.T @ step[rows]
+            half = ((offsets + counts * step / 2) * self.weights[which, None])[moved]
+            cross = half.T @ step[moved]
             self.raw = self.raw + cross + cross.T
-        self.squares = self.squares + ((2 * self.offsets + self.counts[:, None] * step) * step).sum(1)
-        self.offsets = self.offsets + self.counts[:, None] * step
-        self.reference = reference
+        self.squares[which] += ((2 * offsets + counts * step) * step).sum(1)
+        self.offsets[which] = offsets + counts * step
+        self.reference[which] = reference
 
 
 def class_sums(values: Tensor, labels: Tensor, k: int) -> Tensor:

@@ -100,8 +100,8 @@ def ood_scores(
     weight, bias : tensor, shapes (k, d) and (k,), optional
         The classifier, for ``vim``.
     rank : int, optional
-        Dimension of the principal subspace; unless given the number of classes for ``neco``, and for ``vim`` what its
-        authors use: 1000 from d = 2048 on, 512 from d = 768 on, else d/2.
+        Dimension of the principal subspace. Unless given, for ``neco`` the number of classes (d - 1 if that is less),
+        and for ``vim`` what its authors use: 1000 from d = 2048 on, 512 from d = 768 on, else d/2.
 
     Returns
     -------
@@ -132,7 +132,10 @@ def ood_scores(
         return torch.cdist(rows, stats.means[stats.counts > 0]).min(1).values
     if method == "neco":
         mean, covariance = _total(stats)
-        return -_captured(rows - mean, _principal(covariance, min(rank or stats.num_classes, stats.dim)))
+        rank = min(stats.num_classes, stats.dim - 1) if rank is None else rank
+        if not 0 < rank < stats.dim:
+            raise UsageError(f"method 'neco' needs a rank from 1 to {stats.dim - 1}, or every score is one; got {rank}")
+        return -_captured(rows - mean, _principal(covariance, rank))
     if weight is None:
         raise UsageError("method 'vim' needs weight, and bias if the classifier has one")
     return _vim(stats, rows, logits, weight.detach(), bias, rank)
@@ -228,6 +231,8 @@ def detect_ood(
     methods: Sequence[str] = METHODS,
     num_classes: int | None = None,
     rank: int | None = None,
+    keep: int | None = None,
+    classifier: str | None = None,
     progress: bool | None = None,
 ) -> Detection:
     """Measure how well a classifier's features tell data from elsewhere.
@@ -242,7 +247,7 @@ def detect_ood(
         Batches of held-out in-distribution, and of out-of-distribution data; labels are not needed.
     methods : sequence of str
         Scores, as for `ood_scores`.
-    num_classes, progress
+    num_classes, keep, classifier, progress
         As for `collapse`.
     rank : int, optional
         As for `ood_scores`.
@@ -263,14 +268,14 @@ def detect_ood(
     with evaluating(model):
         batches, first = peek(loader)
         call = caller(model)
-        head = find_classifier(model, lambda: call(first[0]), num_classes)
+        head = find_classifier(model, lambda: call(first[0]), num_classes, classifier)
         with Taps(model, (), head) as taps:
             stats: CollapseStatistics | None = None
             for inputs, labels in tracked(batches, loader, progress):
                 call(inputs)
                 features = taps.take().features
                 if stats is None:
-                    stats = CollapseStatistics(num_classes or len(head.weight), features.shape[1])
+                    stats = CollapseStatistics(num_classes or len(head.weight), features.shape[1], keep=keep)
                 stats.update(features, required(labels))
             assert stats is not None
             found = [_scored(taps, call, data, stats, methods, rank, progress) for data in (inside, outside)]

@@ -12,8 +12,8 @@ from weyl.geometry._statistics import CollapseStatistics
 
 __all__ = ["merge_packed", "pack", "unpack"]
 
-# Not summed: what every copy is made with, and scratch memory.
-SETTINGS = ("class_weights", "weights", "_room")
+MOMENTS = ("counts", "offsets", "raw", "reference", "squares")
+TOTALS = ("correct", "norms", "peaks", "risks")
 # samples that were left out, logits (0 unknown, 1 without, 2 with), number and level of the kept rows, 1 if not empty
 HEADER = 5
 
@@ -82,9 +82,9 @@ def merge_packed(stacked: Tensor, empty: CollapseStatistics) -> Tensor:
 
 
 def _sums(statistics: CollapseStatistics) -> Iterator[tuple[object, str]]:
-    for owner in (statistics.features, statistics.logits, statistics):
-        for name, value in sorted(vars(owner).items()):
-            if isinstance(value, Tensor) and name not in SETTINGS:
+    for owner, names in ((statistics.features, MOMENTS), (statistics.logits, MOMENTS), (statistics, TOTALS)):
+        for name in names:
+            if getattr(owner, name) is not None:
                 yield owner, name
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import html
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from weyl.errors import MissingExtraError
+
 if TYPE_CHECKING:
+    import pandas
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from weyl.geometry._collapse import Collapse
 
-__all__ = ["html_table", "plot"]
+__all__ = ["frame", "html_table", "plot"]
 
 MOST_LABELS = 20
 # Metrics that are zero for a simplex and have a level of chance, in the order of the axis.
@@ -93,3 +97,12 @@ def html_table(found: Collapse) -> str:
 def _label(name: str, most: int) -> str:
     """Shorten a name, and keep matplotlib from reading formulas into it."""
     return name[:most].replace("$", r"\$")
+
+
+def frame(rows: Sequence[Mapping[str, Any]], index: str) -> pandas.DataFrame:
+    """Make a pandas frame of rows."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise MissingExtraError("to_frame needs pandas, which is not installed; pip install pandas") from error
+    return pandas.DataFrame(rows).set_index(index)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from weyl.errors import InputError
 from weyl.geometry._measure import Taps, caller, evaluating, find_classifier, peek, pooled, required, tracked
+from weyl.geometry._plot import frame
 from weyl.geometry._samples import nearest_means
 from weyl.geometry._statistics import CollapseStatistics
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # Layers that only pass on what they get; and the widest layer to measure unasked (a scatter of 128 MiB).
 PASSING = (nn.Dropout, nn.Flatten, nn.Identity, nn.Unflatten)
 MOST_FEATURES = 4096
+MOST_KEPT = 4096
+LEARNED = 2  # times chance, below which a network has learned nothing worth keeping
 
 __all__ = ["Cut", "LayerRow", "Profile", "layer_profile"]
 
@@ -63,7 +66,7 @@ class Cut:
     loss : float
         Accuracy that the whole network has above that.
     parameters : int
-        Parameters that go; the class means that come are not subtracted.
+        Parameters that go, less the class means that come in their place.
     """
 
     layer: str
@@ -86,19 +89,28 @@ class Profile:
         Whether accuracies are on held-out data.
     tolerance : float
         Loss of accuracy that a cut may cost.
+    classes : int
+        Number of classes.
     """
 
     layers: tuple[LayerRow, ...]
     accuracy: float
     held_out: bool
     tolerance: float
+    classes: int
 
     @property
     def cut(self) -> Cut | None:
-        """The earliest layer after which the nearest mean does as well, within the tolerance; None if there is none."""
+        """The earliest layer after which the nearest mean does as well, within the tolerance, and costs less.
+
+        None if there is none, or if the network is near chance: then there is nothing to keep.
+        """
+        if self.accuracy < LEARNED / self.classes:
+            return None
         for row in self.layers:
-            if row.accuracy >= self.accuracy - self.tolerance and row.parameters:
-                return Cut(row.layer, row.accuracy, self.accuracy - row.accuracy, row.parameters)
+            saved = row.parameters - self.classes * row.dim
+            if row.accuracy >= self.accuracy - self.tolerance and saved > 0:
+                return Cut(row.layer, row.accuracy, self.accuracy - row.accuracy, saved)
         return None
 
     def rows(self) -> list[dict[str, Any]]:
@@ -113,14 +125,19 @@ class Profile:
             "accuracy": self.accuracy,
             "held_out": self.held_out,
             "tolerance": self.tolerance,
+            "classes": self.classes,
             "cut": None if cut is None else asdict(cut),
         }
 
     def to_frame(self) -> pandas.DataFrame:
-        """Return the rows as a pandas frame."""
-        import pandas
+        """Return the rows as a pandas frame, indexed by layer.
 
-        return pandas.DataFrame(self.rows()).set_index("layer")
+        Raises
+        ------
+        MissingExtraError
+            If pandas is not installed.
+        """
+        return frame(self.rows(), "layer")
 
 
 def layer_profile(
@@ -131,6 +148,8 @@ def layer_profile(
     *,
     held_out: Iterable[Any] | None = None,
     tolerance: float = 0.01,
+    keep: int | None = None,
+    classifier: str | None = None,
     progress: bool | None = None,
 ) -> Profile:
     """Measure NC1 and nearest-mean accuracy at every layer, and find where the tail could be cut.
@@ -151,6 +170,10 @@ def layer_profile(
         flatter wide layers.
     tolerance : float
         Loss of accuracy that a cut may cost, as a fraction of 1.
+    keep : int, optional
+        Most rows to keep of each layer, for accuracies without ``held_out``; 4,096 unless given.
+    classifier : str, optional
+        As for `collapse`.
     progress : bool, optional
         Whether to show a progress bar on stderr; if it is a terminal, unless given.
 
@@ -169,16 +192,27 @@ def layer_profile(
     References
     ----------
     Galanti, György, Hutter, "On the role of neural collapse in transfer learning", ICLR 2022: nearest-mean accuracy.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from weyl import layer_profile
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> x, y = torch.arange(120.0).sin().reshape(30, 4), torch.arange(30) % 3
+    >>> [row.layer for row in layer_profile(model, [(x, y)]).layers]
+    ['0', '1']
     """
     with evaluating(model):
         batches, first = peek(loader)
         call = caller(model)
-        head = find_classifier(model, lambda: call(first[0]), num_classes)
+        head = find_classifier(model, lambda: call(first[0]), num_classes, classifier)
         ran = _order(model, lambda: call(first[0]))
         chosen = list(layers) if layers else _default(ran, head.name)
         k = num_classes or len(head.weight)
+        rows = 0 if held_out is not None else MOST_KEPT if keep is None else keep
         with Taps(model, chosen, head) as taps:
-            stats, right, seen = _statistics(taps, call, tracked(batches, loader, progress), k)
+            stats, right, seen = _statistics(taps, call, tracked(batches, loader, progress), k, rows)
             chosen = sorted(stats, key=lambda name: _place(ran, name))
             if held_out is not None:
                 accuracies, right, seen = _held_out(taps, call, tracked(held_out, held_out, progress), stats, chosen)
@@ -186,15 +220,15 @@ def layer_profile(
     found = {name: stats[name].compute() for name in chosen}
     if held_out is None:
         accuracies = {name: one.ncm_accuracy or 0.0 for name, one in found.items()}
-    rows = tuple(
+    found_rows = tuple(
         LayerRow(name, one.dim, one.nc1, one.nc1_ratio, accuracies[name], _after(model, names, _place(ran, name)))
         for name, one in found.items()
     )
-    return Profile(rows, right / seen, held_out is not None, tolerance)
+    return Profile(found_rows, right / seen, held_out is not None, tolerance, k)
 
 
 def _statistics(
-    taps: Taps, call: Callable[[Any], Any], batches: Iterable[tuple[Any, Tensor | None]], k: int
+    taps: Taps, call: Callable[[Any], Any], batches: Iterable[tuple[Any, Tensor | None]], k: int, keep: int
 ) -> tuple[dict[str, CollapseStatistics], int, int]:
     """Statistics of every layer, and the whole network's right answers."""
     stats: dict[str, CollapseStatistics] = {}
@@ -204,7 +238,7 @@ def _statistics(
         labels, caught = required(labels), taps.take()
         for name, features in caught.layers.items():
             if name not in stats:
-                stats[name] = CollapseStatistics(k, features.shape[1])
+                stats[name] = CollapseStatistics(k, features.shape[1], keep=keep)
             stats[name].update(features, labels)
         right += int((caught.logits.argmax(1).cpu() == labels.cpu()).sum())
         seen += len(labels)

@@ -13,14 +13,16 @@ from weyl.errors import UsageError
 from weyl.geometry._checks import whole
 from weyl.geometry._kept import Rows
 from weyl.geometry._moments import class_sums
-from weyl.geometry._symmetry import simplex_distance
 
 __all__ = ["intervals", "nearest", "nearest_means"]
 
 CHUNK = 1024
 LEVEL = 0.95
+LEAST = 20
+FEW = 5  # kept rows of a class, below which its resamples say nothing
+OF_KEPT = frozenset({"nc4", "ncm_accuracy"})  # measured on the kept rows alone
 # Largest values of the metrics that have one; none is below zero.
-MOST = {"nc2": 2.0, "nc3": 2.0, "nc4": 1.0, "sk_defect": 1.0, "accuracy": 1.0, "ncm_accuracy": 1.0}
+MOST = {"nc2": 2.0, "nc3": 2.0, "duality": 2.0, "nc4": 1.0, "sk_defect": 1.0, "accuracy": 1.0, "ncm_accuracy": 1.0}
 
 
 def nearest_means(features: Tensor, means: Tensor) -> Tensor:
@@ -77,23 +79,26 @@ def intervals(
     bias: Tensor | None,
     pi: Tensor,
     class_weights: Tensor,
-    samples: int,
+    samples: Tensor,
     resamples: int,
     seed: int,
 ) -> dict[str, tuple[float, float]]:
     r"""Bootstrap 95 % intervals, resampling within each class.
 
     An interval is the value plus the quantiles of the resampled values less their mean, so that the upward bias of a
-    resample's noisy means does not shift it; times :math:`\sqrt{m/n}` if only m of n samples were kept.
+    resample's noisy means does not shift it; times :math:`\sqrt{m/n}` if only m of n samples were kept and the value is
+    of all. Empty if a class has too few kept rows.
     """
     resamples = whole("bootstrap", resamples, 0)
+    if 0 < resamples < LEAST:
+        raise UsageError(f"bootstrap needs at least {LEAST} resamples for a 95 % interval, got {resamples}")
     if not resamples or not len(rows.labels):
         return {}
     rows = rows.pick(torch.argsort(rows.labels, stable=True))
     rows = rows._replace(features=rows.features.double(), labels=torch.searchsorted(here, rows.labels))
     counts = class_sums(rows.times.double(), rows.labels, len(here))
-    if bool((counts == 0).any()):
-        raise UsageError("bootstrap needs kept rows of every class; raise keep")
+    if bool(((counts < samples) & (counts < FEW)).any()):
+        return {}
     said = _decisions(rows, weight, bias)
     # A place for every sample; rows that were seen several times have several.
     places = torch.repeat_interleave(torch.arange(len(rows.times), device=rows.times.device), rows.times)
@@ -107,10 +112,11 @@ def intervals(
         times = torch.bincount(drawn, minlength=len(rows.labels)).double()
         once = _resampled(rows.features, rows.labels, here, counts, times, pi, class_weights, weight, said)
         for name, value in once.items():
-            draws.setdefault(name, []).append(value)
-    scale = math.sqrt(len(places) / samples)
+            draws.setdefault(name, []).append(math.nan if value is None else value)
+    # A value from all samples varies less than one from those that were kept.
+    scale = math.sqrt(len(places) / float(samples.sum()))
     return {
-        name: _interval(found[name], values, scale, MOST.get(name, math.inf))
+        name: _interval(found[name], values, 1.0 if name in OF_KEPT else scale, MOST.get(name, math.inf))
         for name, values in draws.items()
         if found.get(name) is not None and all(map(math.isfinite, (found[name], *values)))
     }
@@ -126,9 +132,9 @@ def _resampled(
     class_weights: Tensor,
     weight: Tensor | None,
     said: Tensor | None,
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Compute the metrics with every row taken a number of times."""
-    from weyl.geometry._collapse import between
+    from weyl.geometry._collapse import between, dual
 
     k = len(here)
     means = class_sums(features * times[:, None], labels, k) / counts[:, None]
@@ -138,7 +144,7 @@ def _resampled(
     gram = centred @ centred.T
     near = nearest_means(features, means)
     total = float(counts.sum())
-    values = {"ncm_accuracy": float((times * (near == labels)).sum()) / total}
+    values: dict[str, float | None] = {"ncm_accuracy": float((times * (near == labels)).sum()) / total}
     if said is not None:
         values["nc4"] = float((times * (said != here[near])).sum()) / total
         values["accuracy"] = float((times * (said == here[labels])).sum()) / total
@@ -150,7 +156,7 @@ def _resampled(
         within = float((class_weights * squares).sum()) / mass
         values |= between(scaled, projected, within, squares / counts, gram)
         if weight is not None:
-            values["nc3"] = simplex_distance(weight[here] @ centred.T)
+            values |= dual(weight[here], centred)
     return values
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from weyl.errors import InputError, UsageError
 from weyl.geometry._checks import class_weighting, tensor, whole
-from weyl.geometry._kept import Kept
+from weyl.geometry._kept import Kept, directions
 from weyl.geometry._moments import Moments, class_sums
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["CollapseStatistics"]
 
 CHUNK_BYTES = 2**21  # of features in float64, so that the passes over a chunk stay in the cache
+DEVICE_BYTES = 2**28  # elsewhere, where every chunk makes the host wait
 KEPT_BYTES = 2**25
 MOST_DIM = 2**15  # a scatter of 8 GiB
 # Summed over samples, an entry for each class.
@@ -67,6 +68,8 @@ class CollapseStatistics:
 
     Examples
     --------
+    >>> import torch
+    >>> from weyl import CollapseStatistics
     >>> generator = torch.Generator().manual_seed(0)
     >>> features, labels = torch.randn(60, 5, generator=generator), torch.arange(60) % 3
     >>> whole = CollapseStatistics(3, 5).update(features, labels)
@@ -98,6 +101,7 @@ class CollapseStatistics:
         self.left_out = 0
         self.kept = Kept(self.keep)
         self._room: Tensor | None = None
+        self._directions: Tensor | None = None
         self._start(self._device)
 
     def _start(self, device: torch.device | None) -> None:
@@ -162,8 +166,9 @@ class CollapseStatistics:
         """
         features, labels, logits = self._checked(features, labels, logits)
         if self._device is None and self.device != features.device and not self.count:
-            self._start(features.device)
-        rows = max(1, CHUNK_BYTES // (8 * self.dim))
+            # Sums need float64, which not every device has.
+            self._start(torch.device("cpu") if features.device.type == "mps" else features.device)
+        rows = max(1, (CHUNK_BYTES if self.device.type == "cpu" else DEVICE_BYTES) // (8 * self.dim))
         for start in range(0, len(labels), rows):
             part = slice(start, start + rows)
             self._add(features[part], labels[part], None if logits is None else logits[part])
@@ -311,7 +316,8 @@ class CollapseStatistics:
                 f"features must be floating of shape (n, {self.dim}), got {features.dtype} {tuple(features.shape)}"
             )
         if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise UsageError(f"labels must be integers of shape (n,), got {labels.dtype} {tuple(labels.shape)}")
+            one = "; a data set gives single samples: wrap it in a DataLoader" if not labels.ndim else ""
+            raise UsageError(f"labels must be integers of shape (n,), got {labels.dtype} {tuple(labels.shape)}{one}")
         if len(labels) != len(features):
             raise UsageError(f"features and labels must be as many, got {len(features)} and {len(labels)}")
         if logits is not None and (logits.shape != (len(labels), k) or not logits.is_floating_point()):
@@ -334,7 +340,7 @@ class CollapseStatistics:
     def _add(self, features: Tensor, labels: Tensor, logits: Tensor | None) -> None:
         """Add a chunk whose shapes and labels were checked."""
         features, labels = features.to(self.device), labels.to(self.device)
-        logits = None if logits is None else logits.to(self.device, torch.float64)
+        logits = None if logits is None else logits.to(self.device).double()
         rows, room = self._working_room(len(labels))
         rows.copy_(features)
         norms = torch.linalg.vector_norm(rows, dim=1)
@@ -345,11 +351,14 @@ class CollapseStatistics:
             room, logits = room[: len(labels)], None if logits is None else logits[finite]
             if not len(labels):
                 return
+        if self._directions is None or self._directions.device != self.device:
+            self._directions = directions(self.dim, self.device)
+        marks = torch.cat([norms[:, None], rows @ self._directions], dim=1)
         self.features.add(rows, labels, room)
         self.norms += class_sums(norms, labels, self.num_classes)
         self.peaks[0] = torch.maximum(self.peaks[0], norms.max())
         predictions = torch.full_like(labels, -1) if logits is None else self._add_logits(logits, labels)
-        self.kept = self.kept.add(features, labels, predictions, norms)
+        self.kept = self.kept.add(features, labels, predictions, marks)
 
     def _add_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Add a chunk of logits and return the classes that they predict."""

@@ -20,7 +20,7 @@ FEW = 10  # samples of a class; with one, its spread is zero whatever the networ
 WORDS = {
     "nc1_ratio": "the spread within classes is {value:.2g} of that between them",
     "nc2": "the class means are {value:.2g} from a simplex",
-    "nc3": "the classifier is {value:.2g} from the class means",
+    "nc3": "the classifier times the class means is {value:.2g} from a simplex",
     "nc4": "it disagrees with the nearest class mean on {value:.1%}",
 }
 
@@ -72,10 +72,13 @@ def verdict(found: Collapse, held_out: bool = False) -> Verdict:
     """
     measured = {name: height for name in COLLAPSED if (height := _height(found, name)) is not None}
     told = _numbers(found)
-    if len(found.classes) < 2 or not {"nc1_ratio", "nc2"} <= set(measured):
+    if len(found.classes) > 1 and found.nc2 is None:
+        return Verdict("not", "Not collapsed: the means of all classes coincide.", ("nc2",))
+    if len(found.classes) < 2:
         return Verdict("undecided", "One class alone has no shape: at least two must be present.")
     if min(found.counts) < FEW:
-        few = f"with {min(found.counts)} samples of a class (at least {FEW} are needed) spread cannot be judged"
+        many = "1 sample" if min(found.counts) == 1 else f"{min(found.counts)} samples"
+        few = f"with {many} of a class (at least {FEW} are needed) spread cannot be judged"
         return Verdict("undecided", f"Undecided: {few}; {told}.")
     if found.left_out:
         bad = f"the features of {found.left_out} samples are not finite"
@@ -83,7 +86,9 @@ def verdict(found: Collapse, held_out: bool = False) -> Verdict:
     failed = tuple(name for name, height in measured.items() if not height <= COLLAPSED[name])
     if held_out:
         return Verdict("undecided", f"On held-out data, which do not say whether training collapsed: {told}.", failed)
-    if found.accuracy is not None and found.accuracy < FITTED:
+    # Without logits, the nearest class mean has to do.
+    accuracy = found.ncm_accuracy if found.accuracy is None else found.accuracy
+    if accuracy is None or accuracy < FITTED:
         failed = ("accuracy", *failed)
     if not failed and {"nc3", "nc4"} <= set(measured):
         return Verdict("collapsed", f"Collapsed: {told}.{_absent(found)}")

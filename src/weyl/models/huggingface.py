@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weyl._text import expanded
 from weyl.errors import ModelSpecError
 from weyl.models.builtin import BATCH, STEPS
 from weyl.models.loaded import LoadedModel, near, one_line, seeded
@@ -65,7 +66,7 @@ def load_config(spec: ModelSpec, input_shape: tuple[int, ...] | None, seed: int)
     weyl.errors.ModelSpecError: hf:nowhere/config.json: no such file: nowhere/config.json; ...
     """
     name = one_line(spec.text)
-    fields = read_config(Path(spec.target).expanduser(), name)
+    fields = read_config(expanded(spec.target), name)
     transformers = _transformers(name)
     overrides = dict(spec.keywords)
     meta = overrides.pop("meta", False)

@@ -39,9 +39,10 @@ class SimplexHead(nn.Module):
     parameter_free : bool
         Use the head without weights.
     scale : float
-        Norm of a class vector (parameter-free: the factor s). W cannot grow here, so where the features are bounded
-        (normalised, or under weight decay) the scale bounds the logits, and with them the loss from below:
-        :func:`weyl.simplex_optimum` gives the least risk, at radius scale · √(k/(k−1)) · ‖h‖.
+        Norm of a class vector; for the parameter-free head the factor s, with class vectors of norm s·√((k−1)/k). W
+        cannot grow here, so where the features are bounded (normalised, or under weight decay) the scale bounds the
+        logits, and with them the loss from below: :func:`weyl.simplex_optimum` gives the least risk, at radius
+        scale · √(k/(k−1)) · ‖h‖, or scale · ‖h‖ for the parameter-free head.
     learn_scale : bool
         Add the scalar parameter ``log_scale``, which is :math:`\tau`: the features can then stay bounded while the
         loss goes to zero. It multiplies W h + b as a whole: predictions do not change, nor does any metric that
@@ -81,6 +82,8 @@ class SimplexHead(nn.Module):
 
     Examples
     --------
+    >>> import torch
+    >>> from weyl.nn import SimplexHead
     >>> head = SimplexHead(8, 4)
     >>> head(torch.ones(2, 8)).shape, sum(p.numel() for p in head.parameters())
     (torch.Size([2, 4]), 0)

@@ -3,7 +3,7 @@
 Importing this package costs nothing: matplotlib and Jinja2 are imported when something is drawn.
 """
 
-from weyl.report._collapse import CAUTION, Measured
+from weyl.report._collapse import CAUTION, METHODS, Measured, criteria, cut_told, pair_excess, symmetry_told
 from weyl.report._content import Demo, Inspection, Path, Trained, Twin, families, order_to_dict
 from weyl.report._files import refuse_existing, write_atomic
 from weyl.report._html import render_collapse, render_demo, render_inspection
@@ -11,14 +11,18 @@ from weyl.report._text import power_of_ten, printable, scientific, subscripts, t
 
 __all__ = [
     "CAUTION",
+    "METHODS",
     "Demo",
     "Inspection",
     "Measured",
     "Path",
     "Trained",
     "Twin",
+    "criteria",
+    "cut_told",
     "families",
     "order_to_dict",
+    "pair_excess",
     "power_of_ten",
     "printable",
     "refuse_existing",
@@ -27,6 +31,7 @@ __all__ = [
     "render_inspection",
     "scientific",
     "subscripts",
+    "symmetry_told",
     "to_json",
     "write_atomic",
 ]

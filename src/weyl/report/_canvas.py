@@ -6,12 +6,9 @@ import html
 import io
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from weyl.report._text import printable
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["INK", "LINE", "MUTED", "SERIES", "draw_svg", "locator", "short", "standalone"]
 
@@ -27,6 +24,8 @@ COLOURS: Mapping[str, tuple[str, str]] = {
     "#0000a5": ("c5", "#8a6d00"),
 }
 INK, MUTED, LINE, *SERIES = COLOURS
+# In inches: on a phone of 390 pixels, a point of such a figure is a pixel and a little more.
+WIDTH = 4.4
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 SETTINGS: Mapping[Any, Any] = {
     "svg.fonttype": "none",
@@ -53,23 +52,46 @@ SETTINGS: Mapping[Any, Any] = {
 }
 
 
+# What a file of its own has where the reader's system is dark; the same colours as a page of weyl.
+DARK: Mapping[str, str] = {
+    "paper": "#14161c",
+    "ink": "#e9ebf2",
+    "muted": "#a2a9bb",
+    "line": "#343947",
+    "c1": "#97a3ff",
+    "c2": "#ff9d66",
+    "c3": "#57c9ad",
+    "c4": "#e58fdd",
+    "c5": "#d8b94a",
+}
+
+
 def standalone(svg: str) -> str:
-    """Turn a figure into the text of a file: fixed colours, on white, for viewers without CSS variables.
+    """Turn a figure into the text of a file: on a ground of its own, light or dark as the reader's system is.
+
+    Every colour is written twice, so that a viewer without CSS variables takes the first, the light one.
 
     Examples
     --------
-    >>> standalone('<svg width="9"><path style="fill: var(--ink, #123456)"/></svg>').splitlines()[1]
-    '<svg width="9" style="background: #ffffff"><path style="fill: #123456"/></svg>'
+    >>> standalone('<svg width="9"><path style="fill: var(--ink, #123456)"/></svg>').splitlines()[-1]
+    '<path style="fill: #123456; fill: var(--ink)"/></svg>'
     """
-    fixed = re.sub(r"var\(--\w+, (#[0-9a-f]{6})\)", r"\1", svg)
-    fixed = re.sub(r"<svg ([^>]*)>", r'<svg \1 style="background: #ffffff">', fixed, count=1)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{fixed}\n'
+    twice = re.sub(r"([\w-]+): var\((--\w+), (#[0-9a-f]{6})\)", r"\1: \3; \1: var(\2)", svg)
+    light = {"paper": "#ffffff", **dict(COLOURS.values())}
+    sets = (";".join(f"--{name}:{colour}" for name, colour in chosen.items()) for chosen in (light, DARK))
+    style = "<style>svg{{{}}}@media(prefers-color-scheme:dark){{svg{{{}}}}}</style>".format(*sets)
+    ground = r'<svg \1 style="background: #ffffff; background: var(--paper)">'
+    twice = re.sub(r"<svg ([^>]*)>", ground + "\n" + style + "\n", twice, count=1)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{twice}\n'
 
 
 def draw_svg(
-    title: str, description: str, draw: Callable[[Axes], None], height: float = 3.1, width: float = 5.2
+    title: str, description: str, draw: Callable[..., None], height: float = 3.1, width: float = WIDTH, panels: int = 1
 ) -> str:
-    """Draw on a figure of its own, under settings of weyl's own, and clean the SVG up."""
+    """Draw on a figure of its own, under settings of weyl's own, and clean the SVG up.
+
+    ``draw`` is given the axes of every panel; panels stand side by side and share the vertical axis.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -78,7 +100,10 @@ def draw_svg(
         # Ids are hashes: a salt per figure keeps those of two figures in one page apart.
         matplotlib.rcParams.update({**SETTINGS, "svg.hashsalt": f"weyl {title} {description}"})
         figure = Figure(figsize=(width, height))
-        draw(figure.subplots())
+        if panels > 1:
+            engine: Any = figure.get_layout_engine()
+            engine.set(w_pad=0.12)  # numbers at the ends of neighbouring axes must not touch
+        draw(*figure.subplots(1, panels, sharey=True, squeeze=False)[0])
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=nothing)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weyl.report._canvas import INK, LINE, MUTED, SERIES, draw_svg, locator, short
+from weyl.report._collapse import cosine_excess, pair_excess
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,25 +21,29 @@ __all__ = ["cosines", "layers", "levels", "means", "optimum", "shares"]
 
 MOST = 30  # classes in a figure; the worst are shown
 STRONGEST = 0.75  # opacity of a cell, so that its number can be read in a light and in a dark page
+SHOWN = 40  # rows of layers that have a name
 NUMBERS = 10  # classes up to which a cell has a number
 LEAST = 1e-4  # of chance; below it a value is drawn at the edge
-RELATIVE = ("nc1", "nc1_ratio", "cdnv", "nc2", "equinorm", "equiangular", "nc3", "nc4", "nc5", "sk_defect")
+RING = 5  # classes from which names stand in a ring around the picture
 TURNS = (0.0, 0.9, -0.9, 1.8, -1.8, 2.7, -2.7)  # where else a name can go, in radians from outwards
 PARTS = {"train": "training", "test": "held out"}
 LABELS = {
-    "nc1": "NC1",
+    "nc1": "NC1, pseudo-inverse",
     "nc1_ratio": "NC1, traces",
     "cdnv": "NC1, CDNV",
     "nc2": "NC2",
     "equinorm": "NC2, lengths",
     "equiangular": "NC2, angles",
-    "nc3": "NC3",
+    "nc3": "NC3, simplex",
+    "duality": "NC3, self-duality",
     "nc4": "NC4",
     "nc5": "NC5",
-    "sk_defect": "$S_k$ defect",
+    "sk_defect": "Sₖ defect",
 }
+RELATIVE = tuple(LABELS)
 # A tetrahedron seen from the front and a little above, its last vertex on top, no edge behind another.
 FLAT = np.array([[1.0, 0.0], [0.0, -1.0]])
+REAR = (0, 1)  # its edge behind the others
 VIEW = np.array([[0.985, 0.174, 0.0], [-0.052, 0.295, -0.954]])
 
 
@@ -57,9 +62,7 @@ def cosines(found: Collapse) -> str:
     """
     k = len(found.classes)
     order = _worst(found)
-    lengths = np.sqrt(np.clip(np.diag(found.gram), 0, None))
-    scale = np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-    gap = (found.gram * np.outer(scale, scale) + 1 / (k - 1))[np.ix_(order, order)]
+    gap = cosine_excess(found)[np.ix_(order, order)]
     most = max(float(np.abs(gap[~np.eye(len(order), dtype=bool)]).max()), 0.1)
     names = [short(found.classes[c], 14) for c in order]
 
@@ -73,9 +76,9 @@ def cosines(found: Collapse) -> str:
                 Rectangle((j, i), 0.94, 0.94, facecolor=face, alpha=STRONGEST * min(1.0, strength), linewidth=0)
             )
             if len(order) <= NUMBERS and i != j:
-                size = 8 if len(order) > 6 else 10
+                size = 9 if len(order) > 6 else 11
                 ax.text(j + 0.47, i + 0.49, _signed(value), ha="center", va="center", fontsize=size, color=INK)
-        small = 9 if len(order) <= 12 else 6.5
+        small = 10 if len(order) <= 12 else 8
         ax.set_yticks([i + 0.47 for i in range(len(order))], names, fontsize=small)
         upright = max(map(len, names)) <= 3
         ax.set_xticks([i + 0.47 for i in range(len(order))], names, fontsize=small, rotation=0 if upright else 90)
@@ -113,8 +116,8 @@ def shares(found: Collapse) -> str:
         for place, (_, share) in enumerate(worst):
             ax.barh(place, share, height=0.68, color=SERIES[1] if share > 2 / k else SERIES[0], alpha=0.85, linewidth=0)
         ax.axvline(1 / k, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        ax.text(1 / k, -0.75, " equal shares", color=MUTED, fontsize=9, va="bottom")
-        ax.set_yticks(range(len(worst)), [short(name, 18) for name, _ in worst], fontsize=9)
+        ax.text(1 / k, -0.75, " equal shares", color=MUTED, fontsize=10, va="bottom")
+        ax.set_yticks(range(len(worst)), [short(name, 18) for name, _ in worst], fontsize=10)
         ax.set(ylim=(len(worst) - 0.5, -0.6), xlabel="share of the squared defect")
         ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         ax.xaxis.set_major_locator(locator(5))
@@ -139,14 +142,14 @@ def levels(parts: Mapping[str, Collapse]) -> str:
         An ``<svg>`` element; intervals as lines.
     """
     first = next(iter(parts.values()))
-    chosen = [name for name in RELATIVE if _relative(first, name, getattr(first, name)) is not None]
-    heights = [_relative(found, name, getattr(found, name)) for found in parts.values() for name in chosen]
+    chosen = [name for name in RELATIVE if _relative(first, name, getattr(first, name, None)) is not None]
+    heights = [_relative(found, name, getattr(found, name, None)) for found in parts.values() for name in chosen]
     most = max(2.5, *(2 * height for height in heights if height is not None))
 
     def draw(ax: Axes) -> None:
         for place, name in enumerate(chosen):
             for number, found in enumerate(parts.values()):
-                at = _relative(found, name, getattr(found, name))
+                at = _relative(found, name, getattr(found, name, None))
                 if at is None:
                     continue
                 y = place + 0.17 * (2 * number - 1) * (len(parts) > 1)
@@ -158,21 +161,21 @@ def levels(parts: Mapping[str, Collapse]) -> str:
                 # An arrow head where the value lies beyond the left edge.
                 ax.plot([at], [y], "<" if at == LEAST else "o", color=colour, markerfacecolor=face, markersize=6.5)
         ax.axvline(1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        ax.text(0.93, -0.72, "chance", color=MUTED, fontsize=9, ha="right", va="bottom")
+        ax.text(0.93, -0.72, "chance", color=MUTED, fontsize=10, ha="right", va="bottom")
         for number, name in enumerate(parts if len(parts) > 1 else ()):
             marker = "●○"[number]
             title = f"{marker} {PARTS.get(name, name)}"
-            ax.text(0.01 + 0.26 * number, 1, title, color=SERIES[number], va="bottom", transform=ax.transAxes)
-        ax.set_yticks(range(len(chosen)), [LABELS[name] for name in chosen], fontsize=9)
+            ax.text(0.36 * number - 0.3, 1, title, color=SERIES[number], va="bottom", transform=ax.transAxes)
+        ax.set_yticks(range(len(chosen)), [LABELS[name] for name in chosen], fontsize=10)
         ax.set(xscale="log", xlim=(LEAST * 0.8, most), ylim=(len(chosen) - 0.4, -0.7))
         ticks = [10.0**power for power in range(-4, math.floor(math.log10(most)) + 1)]
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
-        ax.set_xlabel("height above the floor, in units of chance")
+        ax.set_xlabel("above the best, in units of chance")
         ax.grid(axis="y", visible=False)
         ax.tick_params(length=0)
 
-    told = ", ".join(f"{name} {_relative(first, name, getattr(first, name)):.3g}" for name in chosen)
+    told = ", ".join(f"{name} {_relative(first, name, getattr(first, name, None)):.3g}" for name in chosen)
     text = f"Zero is the best attainable value and one is chance. On {next(iter(parts))}: {told}."
     return draw_svg("Metrics between their floor and chance", text, draw, height=1.2 + 0.27 * len(chosen))
 
@@ -211,15 +214,16 @@ def means(found: Collapse) -> str:
 
     def draw(ax: Axes) -> None:
         if k <= 8 and left.shape[1] == k - 1:
-            _edges(ax, vertices, LINE, 1.4)
-            _edges(ax, points, MUTED, 0.8, alpha=0.7)
+            rear = REAR if solid else None
+            _edges(ax, vertices, LINE, 1.4, behind=rear)
+            _edges(ax, points, MUTED, 0.8, alpha=0.7, behind=rear)
             _faces(ax, points)
         for c, (point, vertex) in enumerate(zip(points, vertices, strict=True)):
             colour = SERIES[c % len(SERIES)]
             ax.plot(*zip(point, vertex, strict=True), color=colour, linewidth=1, alpha=0.6)
             ax.plot(*vertex, "o", color=colour, markerfacecolor="none", markersize=11, markeredgewidth=1.1, alpha=0.7)
             ax.plot(*point, "o", color=colour, markersize=6.5, zorder=4)
-        _named(ax, points, found.classes)
+        (_ringed if RING <= k <= MOST else _named)(ax, points, found.classes)
 
     text = (
         f"{k} class means; the two directions shown hold {share:.0%} of their spread."
@@ -229,48 +233,57 @@ def means(found: Collapse) -> str:
     return draw_svg(title, text, draw, height=4.2)
 
 
-def layers(profile: Profile) -> str:
-    """Draw NC1 and the accuracy of the nearest class mean, layer by layer.
+def layers(profile: Profile, titles: Sequence[str] = ()) -> str:
+    """Draw the accuracy of the nearest class mean and NC1 in its trace form, layer by layer.
 
     Parameters
     ----------
     profile : Profile
         What was measured.
+    titles : sequence of str, optional
+        How to call the layers; their paths unless given.
 
     Returns
     -------
     str
-        An ``<svg>`` element; a ring marks the layer after which the tail could be cut.
+        An ``<svg>`` element of two panels, a row a layer; a ring marks the layer after which the tail could be cut.
     """
-    names = [row.layer for row in profile.layers]
-    accuracy = [row.accuracy for row in profile.layers]
-    nc1 = [math.nan if row.nc1_ratio is None else row.nc1_ratio for row in profile.layers]
-    top = max((value for value in nc1 if math.isfinite(value)), default=1.0) or 1.0
+    names = [short(title, 22) for title in titles or [row.layer for row in profile.layers]]
+    accuracy = [100 * row.accuracy for row in profile.layers]
+    nc1 = [_positive(row.nc1_ratio) for row in profile.layers]
     cut = profile.cut
 
-    def draw(ax: Axes) -> None:
-        places = list(range(len(names)))
-        ax.plot(places, [value / top for value in nc1], "s--", color=SERIES[1], markersize=4.5, linewidth=1.4)
-        ax.plot(places, accuracy, "o-", color=SERIES[0], markersize=5)
+    def draw(left: Axes, right: Axes) -> None:
+        rows = list(range(len(names)))
+        left.plot(accuracy, rows, "o-", color=SERIES[0], markersize=5, linewidth=1.4)
+        left.axvline(100 * profile.accuracy, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        right.plot(nc1, rows, "s-", color=SERIES[1], markersize=4.5, linewidth=1.4)
         if cut is not None:
-            at = names.index(cut.layer)
-            ax.plot([at], [accuracy[at]], "o", color=SERIES[2], markersize=13, markerfacecolor="none")
-        ax.text(0.0, 1.08, "● accuracy of the nearest class mean", color=SERIES[0], fontsize=9, transform=ax.transAxes)
-        told = f"■ spread within classes over between (1 is {top:.2g})"
-        ax.text(0.0, 1.02, told, color=SERIES[1], fontsize=9, transform=ax.transAxes)
-        step = math.ceil(len(names) / 12)
-        shown = [short(name, 14) for name in names[::step]]
-        steep = sum(map(len, shown)) > 50
-        angle, side = (60, "right") if steep else (0, "center")
-        ax.set_xticks(places[::step], shown, fontsize=8, rotation=angle, ha=side)
-        ax.set(ylim=(0, 1.04), xlim=(-0.3, len(names) - 0.7), xlabel="layer, from input to output")
-        ax.grid(axis="x", visible=False)
+            at = [row.layer for row in profile.layers].index(cut.layer)
+            left.plot([accuracy[at]], [at], "o", color=SERIES[2], markersize=13, markerfacecolor="none")
+        step = math.ceil(len(names) / SHOWN)
+        left.set_yticks(rows[::step], names[::step], fontsize=10)
+        left.set(ylim=(len(names) - 0.5, -0.5))
+        left.set_xlabel("nearest mean\nright on, %", color=SERIES[0])
+        right.set_xlabel("NC1, traces\n(lower is tighter)", color=SERIES[1])
+        left.xaxis.set_major_locator(locator(4))
+        finite = [value for value in nc1 if math.isfinite(value)]
+        if finite and max(finite) > 20 * min(finite):
+            right.set_xscale("log")
+            right.minorticks_off()
+        else:
+            right.xaxis.set_major_locator(locator(4))
+            right.set_xlim(left=0)
+        right.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        for ax in (left, right):
+            ax.tick_params(length=0)
+            ax.grid(axis="y", visible=False)
 
     text = (
-        f"The nearest class mean is right on {accuracy[0]:.0%} after {names[0]} and on {accuracy[-1]:.0%} after"
-        f" {names[-1]}; the whole network on {profile.accuracy:.0%}."
+        f"The nearest class mean is right on {accuracy[0]:.0f}% after {names[0]} and on {accuracy[-1]:.0f}% after"
+        f" {names[-1]}; the whole network, dashed, on {profile.accuracy:.0%}."
     )
-    return draw_svg("From layer to layer", text, draw, height=3.5)
+    return draw_svg("From layer to layer", text, draw, height=1.1 + 0.3 * min(len(names), SHOWN), panels=2)
 
 
 def optimum(best: SimplexOptimum, radii: Sequence[float] = ()) -> str:
@@ -302,14 +315,14 @@ def optimum(best: SimplexOptimum, radii: Sequence[float] = ()) -> str:
         ax.annotate(
             f"R = {best.radius:g}: {best.risk:.4g} nats",
             (best.radius, best.risk),
-            xytext=(8, 10),
+            xytext=(8, 8),
             textcoords="offset points",
             color=SERIES[1],
         )
         ax.axhline(math.log(k), color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         end = (grid[-1], math.log(k))
-        ax.annotate(f"guessing, log {k}", end, (0, 4), textcoords="offset points", color=MUTED, fontsize=9, ha="right")
-        ax.set(yscale="log", xlim=(0, grid[-1]))
+        ax.annotate(f"guessing, log {k}", end, (0, 4), textcoords="offset points", color=MUTED, fontsize=10, ha="right")
+        ax.set(xlim=(0, grid[-1]), ylim=(0, 1.12 * math.log(k)))
         ax.set(xlabel="radius of the ball of logits", ylabel="least cross-entropy, nats")
         ax.xaxis.set_major_locator(locator(6))
 
@@ -323,14 +336,18 @@ def _vertices(best: SimplexOptimum, k: int) -> str:
     points = vertices @ _helmert(k).T @ (VIEW if k == 4 else FLAT).T
 
     def draw(ax: Axes) -> None:
-        _edges(ax, points, SERIES[0], 1.6)
+        _edges(ax, points, SERIES[0], 1.6, behind=REAR if k == 4 else None)
         _faces(ax, points)
         for c, point in enumerate(points):
-            ax.plot([0, point[0]], [0, point[1]], color=LINE, linewidth=1)
+            ax.plot([0, point[0]], [0, point[1]], color=MUTED, linewidth=0.9, alpha=0.7)
             ax.plot(*point, "o", color=SERIES[c % len(SERIES)], markersize=8, zorder=4)
         _named(ax, points, [f"class {c}" for c in range(k)])
+        ax.text(0, 1, f"side {side:.4g}", color=SERIES[0], va="top", transform=ax.transAxes)
+        told = f"{'radius' if best.p == 2 else 'from centre'} {reach:.4g}"
+        ax.text(0, 0.93, told, color=MUTED, va="top", transform=ax.transAxes)
 
     side = float(np.linalg.norm(vertices[0] - vertices[1]))
+    reach = float(np.linalg.norm(vertices[0] - vertices.mean(0)))
     text = f"The best logits of {k} classes: a regular simplex of side {side:.4g} and radius {best.radius:g}."
     return draw_svg("The simplex of least risk", text, draw, height=4.0)
 
@@ -348,9 +365,37 @@ def _faces(ax: Axes, points: Any) -> None:
             ax.fill(*zip(*face, strict=True), color=SERIES[0], alpha=0.05, linewidth=0, zorder=0)
 
 
-def _edges(ax: Axes, points: Any, colour: str, width: float, alpha: float = 1.0) -> None:
+def _edges(
+    ax: Axes, points: Any, colour: str, width: float, alpha: float = 1.0, behind: tuple[int, int] | None = None
+) -> None:
     for i, j in combinations(range(len(points)), 2):
-        ax.plot(*zip(points[i], points[j], strict=True), color=colour, linewidth=width, alpha=alpha, zorder=1)
+        style: Any = (0, (4, 3)) if (i, j) == behind else "-"
+        ends = zip(points[i], points[j], strict=True)
+        ax.plot(*ends, color=colour, linewidth=width, alpha=alpha, linestyle=style, zorder=1)
+
+
+def _ringed(ax: Axes, points: Any, names: Sequence[str]) -> None:
+    """Names in a ring around the picture, in the order of the points' directions, each with a line to its point."""
+    middle = (points.min(0) + points.max(0)) / 2
+    away = points - middle
+    reach = float(np.linalg.norm(away, axis=1).max()) or 1.0
+    turn = np.arctan2(away[:, 1], away[:, 0])
+    order = np.argsort(turn, kind="stable")
+    even = 2 * math.pi * np.arange(len(points)) / len(points)
+    # The ring turns as a whole to where its names are nearest to their points.
+    start = float(np.angle(np.exp(1j * (turn[order] - even)).sum()))
+    size = 10 if len(points) <= 12 else 8
+    for c, angle in zip(order.tolist(), (even + start).tolist(), strict=True):
+        colour, outwards = SERIES[c % len(SERIES)], np.array([math.cos(angle), math.sin(angle)])
+        near, at = middle + 1.2 * reach * outwards, middle + 1.26 * reach * outwards
+        ax.plot(*zip(points[c], near, strict=True), color=colour, linewidth=0.7, alpha=0.6, zorder=2)
+        ha = "left" if outwards[0] > 0.3 else "right" if outwards[0] < -0.3 else "center"
+        va = "center" if ha != "center" else "bottom" if outwards[1] > 0 else "top"
+        ax.text(at[0], at[1], short(names[c], 14), color=colour, ha=ha, va=va, fontsize=size, zorder=5)
+    wide = 1.45 + 0.055 * min(14, max(map(len, names)))
+    ax.set(xlim=(middle[0] - wide * reach, middle[0] + wide * reach), aspect="equal")
+    ax.set(ylim=(middle[1] - 1.45 * reach, middle[1] + 1.45 * reach))
+    ax.set_axis_off()
 
 
 def _named(ax: Axes, points: Any, names: Sequence[str]) -> None:
@@ -369,9 +414,7 @@ def _named(ax: Axes, points: Any, names: Sequence[str]) -> None:
         taken.append(at)
         side = at[0] - point[0]
         ha = "left" if side > 0.07 * reach else "right" if side < -0.07 * reach else "center"
-        ax.text(
-            at[0], at[1], short(name, 16), color=SERIES[c % len(SERIES)], ha=ha, va="center", fontsize=9.5, zorder=5
-        )
+        ax.text(at[0], at[1], short(name, 16), color=SERIES[c % len(SERIES)], ha=ha, va="center", fontsize=10, zorder=5)
     wide = 1.25 + 0.03 * min(16, max(map(len, names)))
     low, high = points.min(0), points.max(0)
     centre, half = (low + high) / 2, float((high - low).max()) / 2 or 1.0
@@ -391,6 +434,11 @@ def _relative(found: Collapse, name: str, value: float | None) -> float | None:
     return max(LEAST, (value - floor) / (levels.chance - floor))
 
 
+def _positive(value: float | None) -> float:
+    """A value for an axis; not a number where there is none."""
+    return value if value is not None and math.isfinite(value) and value > 0 else math.nan
+
+
 def _worst(found: Collapse) -> list[int]:
     """Indices of the classes to draw: all, or the worst in their own order."""
     k = len(found.classes)
@@ -398,7 +446,7 @@ def _worst(found: Collapse) -> list[int]:
 
 
 def _pairs(found: Collapse) -> str:
-    near = [f"{a} and {b}" for a, b, value in found.worst_pairs(8) if value > 0][:2]
+    near = [f"{a} and {b}" for a, b, value in pair_excess(found, 8) if value > 0][:2]
     return ", ".join(near) or "none"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from weyl._version import __version__
 from weyl.report import figures
-from weyl.report._collapse import CAUTION, Measured
+from weyl.report._collapse import CAUTION, METHODS, Measured, criteria, cut_told, pair_excess, symmetry_told
 from weyl.report._content import Demo, Inspection, families
 from weyl.report._text import power_of_ten, printable
 
@@ -80,7 +80,7 @@ def render_collapse(measured: Measured, *, numbers: str = "") -> str:
     str
         HTML.
     """
-    return _environment().get_template("collapse.html").render(it=measured, numbers=numbers, caution=CAUTION)
+    return _environment().get_template("collapse.html").render(it=measured, numbers=numbers)
 
 
 @cache
@@ -104,6 +104,7 @@ def _environment() -> Environment:
     environment.filters.update(
         power=_power,
         symbol=_symbol,
+        typeset=_typeset,
         significant=_significant,
         figure=lambda x: "–" if x is None else _significant(x) if isfinite(x) else "∞",
         rows=_rows,
@@ -111,12 +112,19 @@ def _environment() -> Environment:
     )
     environment.globals.update(
         version=__version__,
+        criteria=criteria,
+        cut_told=cut_told,
+        methods=METHODS,
+        pair_excess=pair_excess,
+        symmetry_told=symmetry_told,
         # The figures escape what they show; only their own markup may pass.
         spaces_figure=lambda structure: Markup(figures.spaces(structure)),
         barrier_figure=lambda path, name: Markup(figures.barrier(path, name=name)),
         growth_figure=lambda mark: Markup(figures.growth(mark=mark)),
         cosines_figure=lambda found: Markup(_collapse_figures.cosines(found)),
-        layers_figure=lambda profile: Markup(_collapse_figures.layers(profile)),
+        layers_figure=lambda it: Markup(
+            _collapse_figures.layers(it.profile, [it.layer(row.layer) for row in it.profile.layers])
+        ),
         levels_figure=lambda parts: Markup(_collapse_figures.levels(parts)),
         means_figure=lambda found: Markup(_collapse_figures.means(found)),
         shares_figure=lambda found: Markup(_collapse_figures.shares(found)),
@@ -139,6 +147,13 @@ def _symbol(text: str) -> Markup:
 
     raised = re.sub(r"_(\d+)", r"<sub>\1</sub>", str(escape(printable(text))))
     return Markup(re.sub(r"\^(\d+)", r"<sup>\1</sup>", raised))
+
+
+def _typeset(text: str) -> Markup:
+    """The letters that the metrics are written with, their indices lowered: ``Σ_W``, ``S_k``."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"\b(Σ|S)_([WBk])\b", r"\1<sub>\2</sub>", str(escape(printable(text)))))
 
 
 def _significant(value: float, digits: int = 3) -> Markup:

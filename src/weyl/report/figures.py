@@ -24,6 +24,7 @@ __all__ = ["barrier", "growth", "spaces", "standalone"]
 
 UNIVERSE = 80  # log10 of the usual estimate of the number of atoms in the observable universe
 SHOWN = 40
+CLOSE = 0.3  # decades between two levels, below which their names stand on different sides
 
 
 def growth(widths: Sequence[int] = (), depths: Iterable[int] = (1, 2, 3, 4, 5), mark: Order | None = None) -> str:
@@ -66,6 +67,9 @@ def growth(widths: Sequence[int] = (), depths: Iterable[int] = (1, 2, 3, 4, 5), 
             crossing = [_first(grid, heights[d], level) / grid[-1] for d in (max(heights), min(heights))]
             left = crossing[0] > 1 - crossing[1]
             side, x, y, va = ("left", 0.01, 1.08, "bottom") if left else ("right", 0.99, 0.9, "top")
+            other = next((place for place, _ in levels if place != level), level)
+            if 0 < abs(math.log10(level / other)) < CLOSE:
+                y, va = (1.08, "bottom") if level > other else (0.9, "top")
             ax.text(grid[-1] * x, level * y, text, color=MUTED, ha=side, va=va, fontsize=9)
         # Curves of a logarithmic scale run close together: labels to their right, an even distance apart.
         places = _spread([math.log10(height[-1]) for height in heights.values()], least=0.26)
