@@ -13,8 +13,11 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import nn
 
+from weyl.data import letters, mnist
+from weyl.demo._train import trained
 from weyl.errors import InputError, UsageError, WeylError
 from weyl.geometry import CollapseStatistics, detect_ood, ood_scores, separation
+from weyl.models import mlp
 
 G = torch.Generator().manual_seed(0)
 Y = torch.arange(200) % 4
@@ -232,3 +235,17 @@ def test_unknown_methods_are_refused_before_the_data_are_read():
 
     with pytest.raises(UsageError, match="method"):
         detect_ood(model(), never(), [X.float()], [X.float()], methods=["energy"])
+
+
+def test_letters_are_told_from_digits_and_digits_are_not():
+    """Real data: a perceptron on MNIST against rendered letters, and, as a control, against more digits."""
+    known, strange = mnist(limit=1500, held_out=600), letters(held_out=600)
+    model = trained(mlp("784-128-64-10").module, known.train_x.flatten(1), known.train_y, epochs=8, rate=2e-3, seed=0)
+    train = [(known.train_x.flatten(1), known.train_y)]
+    inside, control = known.test_x.flatten(1)[::2], known.test_x.flatten(1)[1::2]
+    outside = strange.rescaled(known.mean, known.std).test_x.flatten(1)
+    found = detect_ood(model, train, [inside], [outside]).scores
+    same = detect_ood(model, train, [inside], [control]).scores
+    for name in found:
+        assert found[name].auroc > 0.65 and found[name].fpr95 < 0.9, (name, found[name])
+        assert abs(same[name].auroc - 0.5) < 0.08, (name, same[name])
