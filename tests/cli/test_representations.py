@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -528,3 +529,24 @@ def test_extreme_radii_have_a_finite_angle(radius):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["cosine"] == pytest.approx(-1 / 9, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--data", ""], 2, "--data is empty"),
+        (["--data", "digits", "--ood", ""], 2, "--ood is empty"),
+        (["--data", "digits", "--weights", ""], 2, "--weights is empty"),
+        (["--data", "{folder}?size=1000000"], 3, "size must be a number of pixels from 1 to 4096"),
+        (["--data", "{folder}?mean=1e999&std=1"], 3, "mean and std must be finite"),
+        (["--data", "{folder}?mean=0.5&std=1e-320"], 3, "std must be positive"),
+    ],
+)
+def test_empty_names_and_endless_numbers(tmp_path, arguments, code, says):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "0.png")
+    arguments = [argument.format(folder=tmp_path) for argument in arguments]
+    command = [sys.executable, "-m", "weyl.cli", "collapse", "mlp?widths=64-8-10", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code and says in done.stderr and "Traceback" not in done.stderr, done.stderr

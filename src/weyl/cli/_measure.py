@@ -80,11 +80,15 @@ def measured(asked: Request, say: Say) -> Measured:
     WeylError
         Whatever stands in the way, in one line.
     """
+    for option, value in (("--data", asked.data), ("--weights", asked.weights), ("--ood", asked.ood)):
+        # The path "." is what an empty name becomes.
+        if value is not None and str(value).strip() in ("", "."):
+            raise UsageError(f"{option} is empty or the current folder; name a file, a folder or a built-in")
     warnings: list[str] = []
     say(f"loading {asked.data}")
     data = load_data(asked.data, limit=asked.limit)
     other = None
-    if asked.ood:
+    if asked.ood is not None:
         other = load_data(asked.ood, scaling=data.scaling, limit=asked.limit)
         warnings += _standardised(data, other)
     warnings += data.notes + (other.notes if other else ())

@@ -24,6 +24,7 @@ __all__ = ["read_folder"]
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # no format that runs another program
 GREY, COLOURS = {"1", "L"}, {"1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
+MOST_SIDE = 4096
 PARTS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
 
 
@@ -91,6 +92,8 @@ def read_folder(
             listed[which] = tuple(paths[i] for i in chosen.tolist()), labels[chosen]
             if which == "train" and scaling is None:
                 notes.append(f"standardised by {limit} of {len(labels)} images; give ?mean=...&std=... to fix it")
+    if size is not None and not (isinstance(size, int) and 1 <= size <= MOST_SIDE):
+        raise InputError(f"{name}: size must be a number of pixels from 1 to {MOST_SIDE}, got {size}")
     mode, shape = _common([path for paths, _ in listed.values() for path in paths], name, size)
     files = {which: _Files(*found, mode, shape) for which, found in listed.items()}
     channels = 1 if mode == "L" else 3

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -187,7 +189,9 @@ def _scaling(keywords: Mapping[str, Any], name: str) -> Scaling | None:
         if not numbers or not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
             raise InputError(f"{name}: mean and std go together, numbers such as mean=0.5&std=0.25, one a channel")
         values.append(tuple(map(float, numbers)))
-    if min(values[1]) <= 0:
+    if not all(map(math.isfinite, (*values[0], *values[1]))):
+        raise InputError(f"{name}: mean and std must be finite, got {values[0]} and {values[1]}")
+    if min(values[1]) < sys.float_info.min:
         raise InputError(f"{name}: std must be positive, got {min(values[1])}")
     return Scaling(values[0], values[1])
 
