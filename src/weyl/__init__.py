@@ -43,9 +43,8 @@ if TYPE_CHECKING:
     from weyl.geometry import optimal_pair as optimal_pair
     from weyl.geometry import simplex as simplex
     from weyl.geometry import simplex_optimum as simplex_optimum
-    from weyl.groups import (
-        Element as Element,
-    )
+    from weyl.groups import Element as Element
+    from weyl.groups import ExpansionCounts as ExpansionCounts
     from weyl.groups import (
         Group as Group,
     )
@@ -61,9 +60,11 @@ if TYPE_CHECKING:
     from weyl.groups import (
         convolutional_order as convolutional_order,
     )
+    from weyl.groups import expansion_counts as expansion_counts
     from weyl.groups import (
         feedforward_order as feedforward_order,
     )
+    from weyl.landscape import functional_dimension as functional_dimension
     from weyl.proof import Proof as Proof
     from weyl.proof import verify as verify
     from weyl.structure import Opaque as Opaque
@@ -76,6 +77,7 @@ _HOMES = {
     "Collapse": "geometry",
     "CollapseStatistics": "geometry",
     "Element": "groups",
+    "ExpansionCounts": "groups",
     "Group": "groups",
     "InputError": "errors",
     "Kind": "groups",
@@ -97,7 +99,9 @@ _HOMES = {
     "collapse": "geometry",
     "convolutional_order": "groups",
     "discover": "trace",
+    "expansion_counts": "groups",
     "feedforward_order": "groups",
+    "functional_dimension": "landscape",
     "layer_profile": "geometry",
     "optimal_pair": "geometry",
     "simplex": "geometry",
@@ -105,7 +109,7 @@ _HOMES = {
     "verify": "proof",
 }
 # Rooms that are named in full: ``weyl.nn.SimplexHead``.
-_ROOMS = ("callbacks", "geometry", "nn")
+_ROOMS = ("callbacks", "geometry", "landscape", "nn")
 
 __all__ = ["__version__", *_HOMES]
 

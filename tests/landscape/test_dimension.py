@@ -1,0 +1,103 @@
+"""Functional dimension against known bounds and an explicit derivative."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from weyl.errors import InputError, UsageError
+from weyl.landscape import functional_dimension
+from weyl.models.loaded import seeded
+
+
+def chain(widths: list[int], activation: type[nn.Module], seed: int = 0) -> nn.Sequential:
+    with seeded(seed):
+        layers = [module for a, b in pairwise(widths) for module in (nn.Linear(a, b), activation())]
+    return nn.Sequential(*layers[:-1])
+
+
+def points(n: int, dim: int, seed: int = 0) -> Tensor:
+    return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("widths", [[3, 5, 2], [3, 4, 4, 2], [2, 3, 3, 3, 1]])
+def test_tanh_uses_every_parameter_and_relu_loses_one_for_each_hidden_unit(widths: list[int]) -> None:
+    hidden = sum(widths[1:-1])
+    smooth = functional_dimension(chain(widths, nn.Tanh), None, points(400, widths[0]))
+    assert smooth.deficiency == 0 and math.isinf(smooth.gap)
+    for seed in range(5):
+        found = functional_dimension(chain(widths, nn.ReLU, seed), None, points(400, widths[0]))
+        assert found.deficiency >= hidden
+        assert math.isinf(found.gap) or found.gap > 1e6
+
+
+@pytest.mark.parametrize(
+    ("widths", "rank", "bound"),
+    [([3, 5, 2], 27, 27), ([3, 4, 4, 2], 32, 38), ([2, 3, 3, 3, 1], 12, 28)],
+)
+def test_published_ranks_occur(widths: list[int], rank: int, bound: int) -> None:
+    """Beside a rank, the bound P - (hidden units); the rank depends on the weights, so a few are tried."""
+    ranks = set()
+    for seed in range(12):
+        found = functional_dimension(chain(widths, nn.ReLU, seed), None, points(1000, widths[0], seed))
+        assert found.rank <= bound == found.parameters - sum(widths[1:-1])
+        ranks.add(found.rank)
+    assert rank in ranks
+
+
+@pytest.mark.slow
+def test_a_wide_relu_network_attains_its_bound() -> None:
+    ranks = [functional_dimension(chain([4, 8, 8, 1], nn.ReLU, s), None, points(3000, 4, s)).rank for s in range(12)]
+    assert max(ranks) == 105
+
+
+def test_singular_values_are_those_of_the_whole_derivative() -> None:
+    net, x = chain([3, 4, 2], nn.Tanh), points(7, 3)
+    net.double()
+    rows = []
+    for sample in x.double():
+        for output in net(sample):
+            grads = torch.autograd.grad(output, list(net.parameters()), retain_graph=True)
+            rows.append(torch.cat([g.flatten() for g in grads]))
+    expected = np.linalg.svd(torch.stack(rows).numpy(), compute_uv=False)
+    for chunk in (1, 3, 100):
+        found = functional_dimension(net, None, x, chunk=chunk).singular_values
+        np.testing.assert_allclose(found[: len(expected)], expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("outputs", "lost"), [(1, 1 + 4), (2, 2)])
+def test_a_duplicate_unit_loses_directions_and_a_changed_one_does_not(outputs: int, lost: int) -> None:
+    """Outgoing weights act through their sum; so do incoming ones, if outgoing ones are in proportion (one output)."""
+    net, x = chain([3, 4, outputs], nn.Tanh), points(200, 3)
+    state = {name: t.clone() for name, t in net.state_dict().items()}
+    state["0.weight"][1], state["0.bias"][1] = state["0.weight"][0], state["0.bias"][0]
+    assert functional_dimension(net, state, x).deficiency == lost
+    state["0.weight"][1, 0] += 0.1
+    assert functional_dimension(net, state, x).deficiency == 0
+
+
+def test_nothing_is_changed() -> None:
+    net, x = chain([3, 4, 2], nn.ReLU), points(5, 3)
+    before, kept, rng = {n: t.clone() for n, t in net.state_dict().items()}, x.clone(), torch.get_rng_state()
+    functional_dimension(net.train(), None, x)
+    assert net.training and torch.equal(x, kept) and torch.equal(rng, torch.get_rng_state())
+    assert all(torch.equal(t, before[n]) and t.dtype == torch.float32 for n, t in net.state_dict().items())
+
+
+def test_refusals() -> None:
+    net = chain([3, 4, 2], nn.Tanh)
+    with pytest.raises(InputError, match="no samples"):
+        functional_dimension(net, None, torch.zeros(0, 3))
+    with pytest.raises(InputError, match="no parameters"):
+        functional_dimension(nn.ReLU(), None, points(3, 3))
+    with pytest.raises(InputError, match="NaN"):
+        functional_dimension(net, {"0.bias": torch.full((4,), math.nan)}, points(3, 3))
+    with pytest.raises(UsageError, match="at most"):
+        functional_dimension(nn.Linear(200, 200), None, points(3, 200))
+    with pytest.raises(UsageError, match="inputs must be"):
+        functional_dimension(net, None, [3])
