@@ -134,7 +134,7 @@ def _resampled(
     said: Tensor | None,
 ) -> dict[str, float | None]:
     """Compute the metrics with every row taken a number of times."""
-    from weyl.geometry._collapse import between, dual
+    from weyl.geometry._compute import between, dual
 
     k = len(here)
     means = class_sums(features * times[:, None], labels, k) / counts[:, None]

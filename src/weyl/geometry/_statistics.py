@@ -299,7 +299,7 @@ class CollapseStatistics:
         UsageError
             If a shape does not fit.
         """
-        from weyl.geometry._collapse import compute
+        from weyl.geometry._compute import compute
 
         return compute(self, weight, bias, ood=ood, prior=prior, bootstrap=bootstrap, seed=seed, names=names)
 
