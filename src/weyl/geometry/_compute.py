@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +17,6 @@ from weyl.geometry._samples import intervals, nearest
 from weyl.geometry._simplex import simplex_optimum
 from weyl.geometry._statistics import CollapseStatistics
 from weyl.geometry._symmetry import class_shares, nearest_invariant, pair_defects, simplex_distance, split_defect
-
-if TYPE_CHECKING:
-    pass
-
 
 __all__ = ["between", "compute", "dual"]
 

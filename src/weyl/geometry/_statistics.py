@@ -40,7 +40,7 @@ class CollapseStatistics:
     product. Everything is in float64, whatever the dtype of the features.
 
     A sample of the rows is kept for what needs the final means again (nearest class mean, bootstrap). It holds all
-    rows until it is full, then those of least hash: the result does not depend on the order of the data.
+    rows until it is full, then those whose hash is below a threshold: the result does not depend on their order.
 
     Parameters
     ----------
