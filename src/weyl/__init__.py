@@ -9,33 +9,18 @@ from weyl._version import __version__
 
 if TYPE_CHECKING:
     from weyl.actions import act as act
-    from weyl.errors import (
-        CaptureError as CaptureError,
-    )
-    from weyl.errors import (
-        InputError as InputError,
-    )
+    from weyl.actions import shift_logits as shift_logits
+    from weyl.errors import CaptureError as CaptureError
+    from weyl.errors import InputError as InputError
     from weyl.errors import LimitError as LimitError
     from weyl.errors import MismatchError as MismatchError
-    from weyl.errors import (
-        MissingExtraError as MissingExtraError,
-    )
-    from weyl.errors import (
-        ModelSpecError as ModelSpecError,
-    )
+    from weyl.errors import MissingExtraError as MissingExtraError
+    from weyl.errors import ModelSpecError as ModelSpecError
     from weyl.errors import NotFiniteError as NotFiniteError
-    from weyl.errors import (
-        OpaqueError as OpaqueError,
-    )
-    from weyl.errors import (
-        StructureError as StructureError,
-    )
-    from weyl.errors import (
-        UsageError as UsageError,
-    )
-    from weyl.errors import (
-        WeylError as WeylError,
-    )
+    from weyl.errors import OpaqueError as OpaqueError
+    from weyl.errors import StructureError as StructureError
+    from weyl.errors import UsageError as UsageError
+    from weyl.errors import WeylError as WeylError
     from weyl.geometry import Collapse as Collapse
     from weyl.geometry import CollapseStatistics as CollapseStatistics
     from weyl.geometry import collapse as collapse
@@ -45,26 +30,26 @@ if TYPE_CHECKING:
     from weyl.geometry import simplex_optimum as simplex_optimum
     from weyl.groups import Element as Element
     from weyl.groups import ExpansionCounts as ExpansionCounts
-    from weyl.groups import (
-        Group as Group,
-    )
-    from weyl.groups import (
-        Kind as Kind,
-    )
-    from weyl.groups import (
-        Order as Order,
-    )
-    from weyl.groups import (
-        Space as Space,
-    )
-    from weyl.groups import (
-        convolutional_order as convolutional_order,
-    )
+    from weyl.groups import Gauge as Gauge
+    from weyl.groups import GaugeKind as GaugeKind
+    from weyl.groups import Group as Group
+    from weyl.groups import Kind as Kind
+    from weyl.groups import Order as Order
+    from weyl.groups import Space as Space
+    from weyl.groups import convolutional_order as convolutional_order
     from weyl.groups import expansion_counts as expansion_counts
-    from weyl.groups import (
-        feedforward_order as feedforward_order,
-    )
+    from weyl.groups import feedforward_order as feedforward_order
     from weyl.landscape import functional_dimension as functional_dimension
+    from weyl.orbits import Balanced as Balanced
+    from weyl.orbits import Orbit as Orbit
+    from weyl.orbits import Tangent as Tangent
+    from weyl.orbits import balance as balance
+    from weyl.orbits import check_tangents as check_tangents
+    from weyl.orbits import conserved as conserved
+    from weyl.orbits import fold_norms as fold_norms
+    from weyl.orbits import hidden_symmetry as hidden_symmetry
+    from weyl.orbits import orbit as orbit
+    from weyl.orbits import tangents as tangents
     from weyl.proof import Proof as Proof
     from weyl.proof import verify as verify
     from weyl.structure import Opaque as Opaque
@@ -73,11 +58,14 @@ if TYPE_CHECKING:
 
 # Public name to the room that defines it. Rooms are imported on first use, so that `weyl --help` needs no torch.
 _HOMES = {
+    "Balanced": "orbits",
     "CaptureError": "errors",
     "Collapse": "geometry",
     "CollapseStatistics": "geometry",
     "Element": "groups",
     "ExpansionCounts": "groups",
+    "Gauge": "groups",
+    "GaugeKind": "groups",
     "Group": "groups",
     "InputError": "errors",
     "Kind": "groups",
@@ -88,28 +76,38 @@ _HOMES = {
     "NotFiniteError": "errors",
     "Opaque": "structure",
     "OpaqueError": "errors",
+    "Orbit": "orbits",
     "Order": "groups",
     "Proof": "proof",
     "Space": "groups",
     "Structure": "structure",
     "StructureError": "errors",
+    "Tangent": "orbits",
     "UsageError": "errors",
     "WeylError": "errors",
     "act": "actions",
+    "balance": "orbits",
+    "check_tangents": "orbits",
     "collapse": "geometry",
+    "conserved": "orbits",
     "convolutional_order": "groups",
     "discover": "trace",
     "expansion_counts": "groups",
     "feedforward_order": "groups",
+    "fold_norms": "orbits",
+    "hidden_symmetry": "orbits",
     "functional_dimension": "landscape",
     "layer_profile": "geometry",
     "optimal_pair": "geometry",
+    "orbit": "orbits",
+    "shift_logits": "actions",
     "simplex": "geometry",
     "simplex_optimum": "geometry",
+    "tangents": "orbits",
     "verify": "proof",
 }
 # Rooms that are named in full: ``weyl.nn.SimplexHead``.
-_ROOMS = ("callbacks", "geometry", "landscape", "nn")
+_ROOMS = ("callbacks", "geometry", "landscape", "nn", "orbits")
 
 __all__ = ["__version__", *_HOMES]
 

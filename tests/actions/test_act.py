@@ -108,6 +108,23 @@ def test_any_dtype(dtype):
     assert torch.equal(moved.to(torch.complex64), tensor.to(torch.complex64)[order])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int8, torch.bool, torch.float8_e4m3fn])
+@pytest.mark.parametrize("rest", [(), (3,), (2, 5)])
+def test_both_dimensions_in_pieces(dtype, rest, monkeypatch):
+    """Rows are gathered some at a time; the result does not tell how many."""
+    structure = Structure((Space("a", 7), Space("b", 4)), {"w": (Units("a", 7), Units("b", 4), *map(Fixed, rest))})
+    tensor = torch.arange(28 * math.prod(rest)).reshape(7, 4, *rest).remainder(11).remainder(3).to(dtype)
+    element = structure.group.random(2)
+    rows, columns = (torch.from_numpy(element[name].permutation.copy()) for name in "ab")
+    expected = tensor.float()[rows][:, columns]
+    assert not torch.equal(expected, tensor.float())
+    for entries in (1, 9, 1 << 17):
+        monkeypatch.setattr("weyl.actions._act.CACHED", entries)
+        moved = weyl.act(element, structure, {"w": tensor})["w"]
+        assert moved.dtype is dtype
+        assert torch.equal(moved.float(), expected)
+
+
 def test_names_that_share_memory_share_it_again():
     shared = torch.arange(3.0)
     structure = Structure((Space("a", 3),), {"x": (Units("a", 3),), "y": (Units("a", 3),)})

@@ -56,7 +56,7 @@ def test_usage_errors_are_one_line(weyl: Weyl) -> None:
 def test_not_a_number_leaves_the_structure_and_no_verdict(weyl: Weyl, nets: str) -> None:
     inspected = weyl("inspect", f"{nets}:nan")
     assert inspected.exit_code == 0
-    assert "S₅" in inspected.stdout and "inconclusive" in inspected.stdout
+    assert "Mon+₅" in inspected.stdout and "inconclusive" in inspected.stdout
     assert "warning" in inspected.stderr and "not finite" in inspected.stderr
     verified = weyl("verify", f"{nets}:nan")
     assert verified.exit_code == 4
@@ -65,7 +65,7 @@ def test_not_a_number_leaves_the_structure_and_no_verdict(weyl: Weyl, nets: str)
 
 def test_a_model_without_weights_has_a_structure_and_no_proof(weyl: Weyl, nets: str) -> None:
     inspected = weyl("inspect", f"{nets}:meta_with_input")
-    assert (inspected.exit_code, "S₅" in inspected.stdout) == (0, True)
+    assert (inspected.exit_code, "Mon+₅" in inspected.stdout) == (0, True)
     assert "meta device" in inspected.stderr
     assert weyl("verify", f"{nets}:meta_with_input").exit_code == 4
 

@@ -64,7 +64,16 @@ def test_all_digits_stand_in_one_line(weyl: Weyl) -> None:
 def test_inspect_as_a_table(weyl: Weyl, nets: str) -> None:
     result = weyl("inspect", f"{nets}:net")
     assert result.exit_code == 0 and result.stderr == ""
-    for part in ("S₅", "120", "5!", "2.0792", "0.weight[0], 0.bias[0], 2.weight[1]", "holds", "last bit", "as it must"):
+    for part in (
+        "Mon+₅",
+        "120",
+        "5!",
+        "2.0792",
+        "0.weight[0], 0.bias[0], 2.weight[1]",
+        "holds",
+        "last bit",
+        "as it must",
+    ):
         assert part in result.stdout, part
 
 
@@ -72,10 +81,10 @@ def test_inspect_as_json(weyl: Weyl, nets: str) -> None:
     result = weyl("inspect", f"{nets}:chatty", "--json", "--exact", "--no-verify")
     assert "factory that prints" in result.stderr
     found = json.loads(result.stdout)
-    assert (found["group"], found["order"]["exact"], found["proof"]) == ("S_5", "120", None)
+    assert (found["group"], found["order"]["exact"], found["proof"]) == ("Mon+_5", "120", None)
     assert (found["parameters"], found["tensors"]) == (5 * 4 + 5 + 5 * 2 + 2, 4)
     assert [row["space"] for row in found["spaces"]] == ["0"]
-    assert library.Structure.from_json(json.dumps(found["structure"])).group.symbol == "S_5"
+    assert library.Structure.from_json(json.dumps(found["structure"])).group.symbol == "Mon+_5"
 
 
 def test_inspect_reports_what_it_does_not_understand(weyl: Weyl, nets: str) -> None:
@@ -97,6 +106,9 @@ def test_verify(weyl: Weyl, nets: str) -> None:
     assert result.exit_code == 0 and "proof" in result.stdout
     proof = json.loads(weyl("verify", f"{nets}:net", "--json").stdout)["proof"]
     assert proof["holds"] and proof["control"]["detected"] and proof["exact"]
+    assert set(proof["kinds"]) == {"permute", "scale"}
+    for kind in proof["kinds"].values():
+        assert kind["detected"] and kind["max_relative_error"] < proof["tolerance"] < kind["control_error"]
 
 
 def test_a_symmetry_that_fails_is_said(weyl: Weyl, nets: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +143,7 @@ def test_report_and_numbers(weyl: Weyl, nets: str, tmp_path: Path) -> None:
     assert json.loads(report.with_suffix(".json").read_text())["order"]["exact"] == "120"
     assert weyl("inspect", f"{nets}:net?width=6", "--report", report).exit_code == 3
     assert weyl("inspect", f"{nets}:net?width=6", "--report", report, "--force").exit_code == 0
-    assert json.loads(report.with_suffix(".json").read_text())["group"] == "S_6"
+    assert json.loads(report.with_suffix(".json").read_text())["group"] == "Mon+_6"
     assert sorted(os.listdir(tmp_path)) == ["nets.py", "out.html", "out.json"] or "__pycache__" in os.listdir(tmp_path)
 
 

@@ -27,8 +27,8 @@ def demo() -> Demo:
 def test_everything_claimed_is_found_true(demo: Demo) -> None:
     assert demo.holds
     dense, residual = demo.networks
-    assert int(dense.inspection.structure.group.order) == math.factorial(24) ** 3
-    assert int(residual.inspection.structure.group.order) == (math.factorial(6) * math.factorial(8)) ** 2
+    assert int(dense.inspection.structure.group.permutation_order) == math.factorial(24) ** 3
+    assert int(residual.inspection.structure.group.permutation_order) == (math.factorial(6) * math.factorial(8)) ** 2
     for network in demo.networks:
         assert network.accuracy > 0.85
         assert len(network.twins) == 5 and len({twin.distance for twin in network.twins}) == 5
@@ -82,7 +82,7 @@ def test_global_random_state_and_threads_stay(monkeypatch: pytest.MonkeyPatch) -
 
 def test_report_and_numbers(demo: Demo) -> None:
     page = render_demo(demo, numbers="report.json")
-    assert page.count("<svg ") == 11 and page.count('role="img"') == 11
+    assert page.count("<svg ") == 13 and page.count('role="img"') == 13
     assert "<script" not in page and "report.json" in page
     for network in demo.networks:
         assert f"{network.loss:.12f}" in page
@@ -130,6 +130,8 @@ def test_twins_see_a_wrong_structure() -> None:
     judge = Judge(net, torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3)
     (twin,), (state,) = twins(judge, structure, net.state_dict(), [1])
     assert twin.difference < 1e-12 and state["0.weight"].dtype is torch.float64
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(state[name].flatten().sort().values, tensor.double().flatten().sort().values)
     still = {**structure.axes, "2.weight": (weyl.structure.Fixed(3), weyl.structure.Fixed(5))}
     (wrong,), _ = twins(judge, replace(structure, axes=still), net.state_dict(), [1])
     assert wrong.difference > 1e-3

@@ -156,10 +156,13 @@ def test_symbol_of_nestings_with_fixed_indices():
     assert evaluate(group.symbol) == int(group.order) == math.factorial(3) * math.factorial(6) ** 15
 
 
-@pytest.mark.parametrize("kind", [k for k in Kind if k not in (Kind.TRIVIAL, Kind.SYMMETRIC)])
-def test_kinds_that_cannot_be_counted_yet_are_refused(kind):
-    with pytest.raises(StructureError, match="only permutations"):
-        Group((Space("a", 3, kind),))
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_kind_says_whether_units_are_permuted(kind):
+    group = Group((Space("a", 3, kind),))
+    permuted = "permute" in kind.moves
+    assert int(group.order) == int(group.permutation_order) == (6 if permuted else 1)
+    assert list(group.identity()) == list(group.random(1)) == (["a"] if permuted else [])
+    assert dict(group.kinds) == {"a": "S_3" if permuted else "1"}
 
 
 def test_outer_spaces_must_be_listed_whole():

@@ -163,13 +163,14 @@ def _automorphisms(tensor_of: np.ndarray, singles: np.ndarray, pairs: np.ndarray
 
 
 def discovered(structure: weyl.Structure, entries: Entries) -> set[Symmetry]:
-    """The discovered group as permutations of entries: the closure of its generators."""
+    """The discovered permutations of units as permutations of entries: the closure of their generators."""
     numbers = entries.state(torch.arange(entries.count, dtype=torch.float64))
 
     def as_places(element: weyl.Element) -> np.ndarray:
         return entries.flatten(weyl.act(element, structure, numbers)).long().numpy()
 
-    generators = [as_places(element) for element in structure.group.generators()]
+    permutations = (element for element in structure.group.generators() if element.moves == {"permute"})
+    generators = [as_places(element) for element in permutations]
     found = {tuple(range(entries.count))}
     frontier = list(found)
     while frontier:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import hypothesis.strategies as st
 import pytest
@@ -13,6 +14,7 @@ from tests.laws.checks import control_error, error, outputs, random_state, stora
 from torch import Tensor, nn
 
 import weyl
+from weyl.proof import exact_element
 
 Drawn = tuple[Chain, tuple[Tensor, ...]]
 TOLERANCE = 1e-8
@@ -35,6 +37,8 @@ class Tally:
 
     def __init__(self) -> None:
         self.drawn = self.made = self.seen = self.proved = self.exact = 0
+        self.kinds: Counter[str] = Counter()
+        self.unseen: Counter[str] = Counter()
 
     def check(self, example: Drawn, seed: int) -> None:
         """Random elements keep the function; a wrong one is counted."""
@@ -50,6 +54,10 @@ class Tally:
         self.drawn += 1
         self.proved += proof.holds
         self.exact += proof.exact is True
+        for move, found in proof.kinds.items():
+            assert not found.max_relative_error > 1e-12, f"{move} is worse conditioned than it should be: {proof}"
+            self.kinds[move] += 1
+            self.unseen[move] += not found.detected
         if not structure.group.trivial:
             self.made += 1
             self.seen += control_error(model, structure, state, args) > 100 * TOLERANCE
@@ -70,6 +78,9 @@ def check_many(budget: settings) -> None:
     assert tally.proved >= 0.8 * tally.drawn
     # to the last bit, where all operators of a network are exact on integers
     assert tally.exact >= 1
+    for move in ("permute", "sign", "scale", "mix", "translate"):
+        assert tally.kinds[move] >= 1, f"no network had a {move}"
+        assert tally.unseen[move] <= 0.1 * tally.kinds[move] + 1
 
 
 def test_every_element_keeps_the_function() -> None:
@@ -88,17 +99,25 @@ def test_the_action_obeys_the_laws_of_a_group(example: Drawn, seed: int) -> None
     structure = weyl.discover(model, args)
     group = structure.group
     state = random_state(model, seed)
-    g, h, k = (group.random(seed + i) for i in range(3))
+    one = group.identity()
 
     def act(element: weyl.Element, s: dict[str, Tensor]) -> dict[str, Tensor]:
         return weyl.act(element, structure, s)
 
-    same(act(group.identity(), state), state)
+    same(act(one, state), state)
+    g, h = (exact_element(structure, seed + i, integers=False) for i in range(2))
     same(act(~g, act(g, state)), state)
     same(act(g @ h, state), act(g, act(h, state)))
+    g, h, k = (group.random(seed + i, exact=True) for i in range(3))
     assert (g @ h) @ k == g @ (h @ k)
-    assert (~g @ g).is_identity and (g @ ~g).is_identity and g @ group.identity() == g
+    assert (~g @ g).is_identity and (g @ ~g).is_identity and g @ one == g
     assert ~(g @ h) == ~h @ ~g
+    g, h, k = (group.random(seed + i) for i in range(3))
+    near(act(~g, act(g, state)), state)
+    near(act(g @ h, state), act(g, act(h, state)))
+    assert ((g @ h) @ k).close(g @ (h @ k))
+    assert (~g @ g).close(one) and (g @ ~g).close(one) and g @ one == g
+    assert (~(g @ h)).close(~h @ ~g)
 
 
 @drawn
@@ -113,9 +132,10 @@ def test_acting_changes_entries_and_nothing_else(example: Drawn, seed: int) -> N
     assert list(moved) == list(state)
     for name, tensor in moved.items():
         assert (tensor.dtype, tensor.shape, tensor.device) == (state[name].dtype, state[name].shape, state[name].device)
-        torch.testing.assert_close(tensor.double().sum(), state[name].double().sum(), rtol=1e-9, atol=1e-9)
     ties = {a: [b for b in state if storage(state[a]) == storage(state[b])] for a in state}
     assert ties == {a: [b for b in moved if storage(moved[a]) == storage(moved[b])] for a in moved}
+    permuted = weyl.act(structure.group.random(seed, kinds=("permute",)), structure, state)
+    same(*({n: t.flatten().sort().values for n, t in s.items()} for s in (permuted, state)))
 
 
 @drawn
@@ -149,6 +169,14 @@ def test_discovery_leaves_the_model_alone(example: Drawn, seed: int) -> None:
     assert all(p.requires_grad for p in model.parameters())
     same(model.state_dict(), before)
     same(dict(enumerate(args)), dict(enumerate(given)))
+
+
+def near(a: dict, b: dict) -> None:
+    """Equal up to rounding, relative to the largest entry of a tensor or 1."""
+    assert a.keys() == b.keys()
+    for key in a:
+        size = max([1.0, *b[key].flatten().abs().double().tolist()])
+        torch.testing.assert_close(a[key], b[key], rtol=0, atol=1e-12 * size)
 
 
 def same(a: dict, b: dict) -> None:

@@ -243,8 +243,9 @@ def test_symmetry_is_found_and_holds(options):
     assert proof.holds, proof.reason
     assert not structure.opaque
     # Hidden units of the first layer move freely; the parameter-free head holds the k units that are its logits.
-    order = math.factorial(6) * math.factorial(DIM - K if options.get("parameter_free") else DIM)
-    assert int(structure.group.order) == order
+    free = DIM - K if options.get("parameter_free") else DIM
+    assert int(structure.group.permutation_order) == math.factorial(6) * math.factorial(free)
+    assert structure.group.dimension == 6
 
 
 @modes

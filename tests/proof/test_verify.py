@@ -200,7 +200,7 @@ def test_noise_is_the_same_before_and_after():
 
 
 def test_a_difference_in_the_last_bit_fails(monkeypatch):
-    monkeypatch.setattr("weyl.proof._verify._Run._exact", lambda self: False)
+    monkeypatch.setattr("weyl.proof._verify.Run._exact", lambda self: False)
     proof = weyl.verify(mlp(), X)
     assert proof.verdict == "fails"
     assert "last bit" in proof.reason
@@ -225,12 +225,21 @@ def test_fresh_zeros_hide_nothing():
     assert proof.control.detected
 
 
+def without(structure, name):
+    """A structure that has forgotten one tensor."""
+    axes = {n: a for n, a in structure.axes.items() if n != name}
+    weights = {g: {n: w for n, w in tensors.items() if n != name} for g, tensors in structure.weights.items()}
+    return dataclasses.replace(structure, axes=axes, weights=weights)
+
+
 def test_batchnorm_statistics_are_moved_too():
     model = seeded(lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)))
     assert weyl.verify(model, X).holds
     structure = weyl.discover(model, X)
-    forgotten = {n: a for n, a in structure.axes.items() if "running_mean" not in n}
-    assert weyl.verify(model, X, structure=dataclasses.replace(structure, axes=forgotten)).verdict == "fails"
+    forgotten = without(structure, "1.running_mean")
+    proof = weyl.verify(model, X, structure=forgotten)
+    assert proof.verdict == "fails"
+    assert all(proof.kinds[move].max_relative_error > proof.tolerance for move in ("permute", "sign", "scale"))
 
 
 def test_dictionaries_and_chosen_outputs():
@@ -247,7 +256,7 @@ def test_dictionaries_and_chosen_outputs():
     model = seeded(Two)
     assert weyl.discover(model, X).group.trivial
     logits = weyl.discover(model, X, output=lambda result: result["logits"])
-    assert int(logits.group.order) == 720
+    assert int(logits.group.order) == 720 * 2**6
     assert weyl.verify(model, X, structure=logits, output=lambda result: result["logits"]).holds
     assert weyl.verify(model, X, structure=logits).verdict == "fails"
 

@@ -9,7 +9,7 @@ import pytest
 
 from weyl.groups import Order, Space
 from weyl.report import Path
-from weyl.report.figures import barrier, growth, spaces, standalone
+from weyl.report.figures import barrier, dimensions, growth, spaces, standalone
 from weyl.structure import Structure, Units
 
 PATH = Path((0.0, 0.25, 0.5, 0.75, 1.0), (0.1, 0.9, 2.6, 0.8, 0.1), (0.9, 0.5, 0.1, 0.5, 0.9))
@@ -17,11 +17,17 @@ SMALL = Structure(
     spaces=(Space("a", 3), Space("b", 4)),
     axes={"a.weight": (Units("a", 3),), "b.weight": (Units("b", 4), Units("a", 3))},
 )
+ITEMS = [
+    {"what": "positive scales", "space": "a$b$c", "dimension": 3},
+    {"what": "signs", "space": "b", "dimension": 0},
+    {"what": "translations", "space": "", "dimension": 1},
+]
 
 
-@pytest.fixture(params=["growth", "barrier", "spaces"])
+@pytest.fixture(params=["growth", "barrier", "spaces", "dimensions"])
 def figure(request: pytest.FixtureRequest) -> str:
-    return {"growth": growth(), "barrier": barrier(PATH), "spaces": spaces(SMALL)}[request.param]
+    drawn = {"growth": growth(), "barrier": barrier(PATH), "spaces": spaces(SMALL), "dimensions": dimensions(ITEMS)}
+    return drawn[request.param]
 
 
 def test_the_same_input_gives_the_same_bytes_whatever_the_users_settings() -> None:
@@ -88,3 +94,11 @@ def test_names_are_text_not_markup() -> None:
     figure = spaces(Structure((Space(name, 2),), {"w": (Units(name, 2),)}))
     texts = [e.text for e in ET.fromstring(figure).iter() if e.tag.endswith("text")]
     assert any(text is not None and text.strip() == r"<b>&\x1b$x$" for text in texts), texts
+
+
+def test_the_dimension_is_drawn_item_by_item() -> None:
+    label = str(ET.fromstring(dimensions(ITEMS)).get("aria-label"))
+    assert "positive scales, a$b$c: 3; translations, whole tensors: 1." in label and "signs" not in label
+    many = [{**ITEMS[0], "space": f"s{i}", "dimension": i + 1} for i in range(50)]
+    label = str(ET.fromstring(dimensions(many)).get("aria-label"))
+    assert "s49: 50;" in label and "s9: 10" not in label and "10 smallest of 50" in label

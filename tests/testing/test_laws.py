@@ -6,10 +6,11 @@ import random
 import numpy as np
 import pytest
 import torch
+from tests.actions import gauged
 from torch import nn
 
 import weyl
-from weyl.groups import Element, Group, Part, Space
+from weyl.groups import Element, Gauge, GaugeKind, Group, Part, Space
 from weyl.structure import Product, Structure, Units
 from weyl.testing import (
     assert_action_laws,
@@ -45,10 +46,65 @@ def test_group_laws_hold_on_nested_groups():
     assert_group_laws(Group(spaces))
 
 
+@pytest.mark.parametrize("kind", list(GaugeKind))
+def test_group_laws_hold_with_gauges(kind):
+    spaces = (Space("a", 3), Space("b", 4, within=("a",)))
+    assert_group_laws(Group(spaces, (Gauge("g", "b", kind),)))
+
+
+def test_group_laws_hold_where_translations_are_carried():
+    gauges = Gauge("s", "a", GaugeKind.SCALE), Gauge("t", "a", GaugeKind.TRANSLATION, carries=(("s", 2),))
+    assert_group_laws(Group((Space("a", 5),), gauges))
+
+
+def test_action_laws_reject_values_that_are_composed_without_being_moved(monkeypatch):
+    case = gauged.CASES["relu"]()
+    monkeypatch.setattr(Element, "_move", lambda self, gauge, values: values)
+    assert_group_laws(case.structure.group)  # a group, only not the one that acts
+    with pytest.raises(AssertionError, match="undo g"):
+        assert_action_laws(case.structure, case.state)
+
+
+def test_group_laws_reject_real_values_that_exact_ones_do_not_show(monkeypatch):
+    """Powers of two survive a rounding to half precision, others do not."""
+    honest = weyl.groups._values.product
+
+    def rough(kind, left, right):
+        return honest(kind, left, right).astype(np.float16)
+
+    monkeypatch.setattr("weyl.groups._values.product", rough)
+    group = Group((Space("a", 5),), (Gauge("g", "a", GaugeKind.SCALE),))
+    with pytest.raises(AssertionError, match="not associative"):
+        assert_group_laws(group)
+
+
+@pytest.mark.parametrize("name", list(gauged.CASES))
+def test_action_laws_hold_with_every_kind_of_gauge(name):
+    case = gauged.CASES[name]()
+    assert_action_laws(case.structure, case.state)
+    assert_action_laws(case.structure, {n: t.float() for n, t in case.state.items()})
+
+
+@pytest.mark.parametrize("name", list(gauged.CASES))
+def test_action_laws_reject_an_inverse_that_is_not(name, monkeypatch):
+    case = gauged.CASES[name]()
+
+    def lazy(element, structure, state):
+        """Applies every element by its square."""
+        return weyl.act(element @ element, structure, state)
+
+    monkeypatch.setattr("weyl.testing._laws.act", lazy)
+    if case.commutative:
+        assert_action_laws(case.structure, case.state)  # squaring is a homomorphism there
+    else:
+        with pytest.raises(AssertionError, match="is not g after h"):
+            assert_action_laws(case.structure, case.state)
+
+
 def test_group_laws_reject_a_group_that_is_not_reproducible():
     class Forgetful(Group):
-        def random(self, seed=0):
-            return super().random(seed + int(np.random.default_rng().integers(1 << 30)))
+        def random(self, seed=0, **options):
+            return super().random(seed + int(np.random.default_rng().integers(1 << 30)), **options)
 
     with pytest.raises(AssertionError, match="same seed"):
         assert_group_laws(Forgetful((Space("a", 9),)))
@@ -66,7 +122,8 @@ def test_group_laws_reject_an_identity_that_moves():
 def test_action_laws_hold_with_ties():
     model = Tied()
     structure = weyl.discover(model, (torch.tensor([[1, 2]]),))
-    assert int(structure.group.order) == 6
+    assert int(structure.group.permutation_order) == 6
+    assert int(structure.group.order) == 6 * 2**3
     assert_action_laws(structure, model.state_dict())
 
 

@@ -43,11 +43,26 @@ FLOAT32 = 2e-4
 def test_feedforward(hidden: tuple[int, ...], digits: float) -> None:
     widths = (784, *hidden, 10)
     model = nn.Sequential(*(m for a, b in pairwise(widths) for m in (lin(a, b), nn.ReLU())))
-    order = weyl.discover(model[:-1], (torch.zeros(1, 784),)).group.order
+    order = weyl.discover(model[:-1], (torch.zeros(1, 784),)).group.permutation_order
     expected = prod(f(n) for n in hidden)
     assert int(order) == expected == int(weyl.feedforward_order(hidden))
     assert order.log10 == pytest.approx(digits, abs=0.005) == log10(expected)
     assert int(order) != prod(f(n) for n in (*hidden, 10)), "control: outputs are not hidden"
+
+
+@pytest.mark.parametrize("hidden", [(10,), (5, 7), (128, 128)])
+def test_feedforward_with_signs_and_scales(hidden: tuple[int, ...]) -> None:
+    """tanh is odd: 2^n n! a layer. ReLU is homogeneous: a positive scale for every unit, and no sign."""
+
+    def group(activation: Callable[[], nn.Module]) -> weyl.Group:
+        layers = [m for a, b in pairwise((4, *hidden, 3)) for m in (lin(a, b), activation())]
+        return weyl.discover(nn.Sequential(*layers[:-1]), (torch.zeros(1, 4),)).group
+
+    odd, homogeneous, neither = group(nn.Tanh), group(nn.ReLU), group(nn.GELU)
+    permutations = prod(f(n) for n in hidden)
+    assert [int(g.permutation_order) for g in (odd, homogeneous, neither)] == [permutations] * 3
+    assert [int(g.order) for g in (odd, homogeneous, neither)] == [2 ** sum(hidden) * permutations, *[permutations] * 2]
+    assert [g.dimension for g in (odd, homogeneous, neither)] == [0, sum(hidden), 0]
 
 
 @pytest.mark.parametrize("head", ["flattened", "averaged"])
@@ -58,7 +73,7 @@ def test_convolutional(head: str) -> None:
         layers += [nn.Conv2d(a, b, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     layers += [nn.AdaptiveAvgPool2d(1 if head == "averaged" else 2), nn.Flatten()]
     layers += [lin(512 * (1 if head == "averaged" else 4), 10)]
-    order = weyl.discover(nn.Sequential(*layers), (torch.zeros(1, 3, 32, 32),)).group.order
+    order = weyl.discover(nn.Sequential(*layers), (torch.zeros(1, 3, 32, 32),)).group.permutation_order
     assert int(order) == prod(f(n) for n in filters) == int(weyl.convolutional_order(filters))
     assert order.log10 == pytest.approx(1978.16, abs=0.005)
 
@@ -69,8 +84,8 @@ def test_resnet18() -> None:
     model = loaded.module.double()
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     structure = assert_preserved(model, (x,), seeds=(1,))
-    assert int(structure.group.order) == (f(64) * f(128) * f(256) * f(512)) ** 3
-    assert structure.group.order.log10 == pytest.approx(5934.5, abs=0.05)
+    assert int(structure.group.permutation_order) == (f(64) * f(128) * f(256) * f(512)) ** 3
+    assert structure.group.permutation_order.log10 == pytest.approx(5934.5, abs=0.05)
     assert structure.opaque == ()
 
 
@@ -272,7 +287,7 @@ def test_models_of_transformers(make: Callable[[], Made]) -> None:
     model = model.double().eval()
     inputs = double(inputs)
     structure = assert_preserved(model, (), inputs, output=logits, tolerance=tolerance, seeds=(1,))
-    assert int(structure.group.order) == order, repr(structure)
+    assert int(structure.group.permutation_order) == order, repr(structure)
     assert structure.opaque == ()
     proof = weyl.verify(model, (), inputs, structure=structure, trials=1, output=logits)
     assert (proof.verdict, proof.precision) == ("holds", "float64"), proof
@@ -285,7 +300,7 @@ def test_what_else_a_model_returns_is_held_still(make: Callable[[], Made]) -> No
     """All of the output counts unless told otherwise: here the encoder's last hidden state pins a stream."""
     model, inputs, order, _ = make()
     d = model.config.d_model
-    assert int(weyl.discover(model, (), inputs).group.order) == order // f(d)
+    assert int(weyl.discover(model, (), inputs).group.permutation_order) == order // f(d)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -293,5 +308,5 @@ def test_resnet50_without_weights() -> None:
     with torch.device("meta"):
         model = transformers.ResNetForImageClassification(transformers.ResNetConfig())
         x = torch.zeros(1, 3, 224, 224)
-    order = weyl.discover(model, (), {"pixel_values": x}, output=logits).group.order
+    order = weyl.discover(model, (), {"pixel_values": x}, output=logits).group.permutation_order
     assert int(order) == bottlenecks(64, (256, 512, 1024, 2048), (3, 4, 6, 3), 4)

@@ -87,7 +87,8 @@ def test_output_picks_what_counts():
 
 def test_what_is_held_still_says_why():
     structure = weyl.discover(Two(lambda h: h.cumsum(-1)), X)
-    assert structure.group.trivial
+    assert structure.group.permutation_order.trivial
+    assert structure.group.symbol == "R*"  # one number for a.weight, its inverse for b.weight
     assert structure.pinned["a.weight[0]"] == structure.pinned["b.weight[1]"] == "positions of a cumsum"
     assert structure.pinned["a.weight[1]"] == "an input of the model"
     assert structure.pinned["b.weight[0]"] == "an output of the model"

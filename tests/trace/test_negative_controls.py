@@ -274,4 +274,4 @@ def test_strict_names_what_is_not_understood() -> None:
 def test_what_is_held_by_the_caller() -> None:
     model = between(torch.relu)
     assert weyl.discover(model, (X,), fixed=["0.bias"]).group.trivial
-    assert int(weyl.discover(model, (X,)).group.order) == ALL
+    assert int(weyl.discover(model, (X,)).group.permutation_order) == ALL

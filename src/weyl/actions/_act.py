@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weyl._memory import tensor_identity
+from weyl.actions._multiply import Multiplier
 from weyl.errors import StructureError
 from weyl.groups import Element
 from weyl.structure import Axis, Cases, Fixed, Product, Structure, Sum, Units
@@ -21,9 +22,12 @@ __all__ = ["act", "gather_indices"]
 
 Indices = NDArray[np.int64]
 
+# Entries that are gathered at a time.
+CACHED = 1 << 17
+
 
 @dataclass(frozen=True)
-class Block:
+class Piece:
     """Positions ``base + sum_j coordinate_j * stride_j`` of one axis, for the coordinates of some factors.
 
     ``factors`` are (space or None, size, stride); ``part`` is the part of the top-level sum that the block lies in.
@@ -48,6 +52,9 @@ class Block:
 def act(element: Element, structure: Structure, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Move a state dict along its orbit; returns a new one.
 
+    Units are permuted first, then multiplied by the values of the gauges at their new places, then translated. Flips
+    of an activation that is odd about a point other than 0 move a constant into the bias of its reader, last.
+
     Parameters
     ----------
     element : Element
@@ -56,19 +63,20 @@ def act(element: Element, structure: Structure, state: Mapping[str, Tensor]) -> 
         Of the model that the state belongs to.
     state : mapping of str to tensor
         Any dtype, any device; a part of the whole will do. It is not changed. Names that the structure does not know
-        (counters, buffers that do not persist) pass through.
+        (counters, buffers that do not persist) pass through; integers are permuted only.
 
     Returns
     -------
     dict of str to tensor
         Same keys in the same order, same dtypes and devices; names that shared a tensor share one again.
-        A tensor that the element does not move is the same object, not a copy.
+        A tensor that the element does not move is the same object, not a copy. Signs and powers of two leave no
+        rounding in any floating dtype.
 
     Raises
     ------
     StructureError
-        If the element belongs to another group, a tensor has another shape than the structure says, or the structure
-        knows none of the names.
+        If the element belongs to another group, a tensor has another shape than the structure says, the structure
+        knows none of the names, or of a bias and the weight whose constant it takes up the state has only one.
 
     Examples
     --------
@@ -76,16 +84,18 @@ def act(element: Element, structure: Structure, state: Mapping[str, Tensor]) -> 
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> structure = weyl.discover(net, (torch.zeros(1, 4),))
-    >>> g = structure.group.random(seed=1)
+    >>> g = structure.group.random(seed=1, exact=True)
     >>> twin = weyl.act(g, structure, net.state_dict())
     >>> back = weyl.act(~g, structure, twin)
     >>> all(torch.equal(back[k], v) for k, v in net.state_dict().items())
     True
     """
-    if element.spaces != structure.group.spaces:
+    if element.spaces != structure.group.spaces or element.gauges not in ((), structure.gauges):
         raise StructureError("the element belongs to another group than the structure's")
     _check_state(structure, state)
+    multiplier = Multiplier(element, structure)
     plans: dict[tuple[Axis, ...], _Plan] = {}
+    indices: dict[Axis, Indices | None] = {}
     moved: dict[tuple[object, ...], Tensor] = {}
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -97,12 +107,23 @@ def act(element: Element, structure: Structure, state: Mapping[str, Tensor]) -> 
         if tuple(tensor.shape) != expected:
             raise StructureError(f"{name!r} has shape {tuple(tensor.shape)}, the structure says {expected}")
         if axes not in plans:
-            plans[axes] = _Plan(axes, element)
-        identity = (*tensor_identity(tensor), axes)
+            plans[axes] = _Plan(axes, element, indices)
+        identity = (*tensor_identity(tensor), axes, structure.weights_by_tensor.get(name))
         if identity not in moved:
-            moved[identity] = plans[axes].apply(tensor)
+            moved[identity] = _moved(plans[axes], multiplier, name, tensor)
         out[name] = moved[identity]
+    multiplier.absorb(out)
     return out
+
+
+def _moved(plan: _Plan, multiplier: Multiplier, name: str, tensor: Tensor) -> Tensor:
+    """One tensor permuted and multiplied; both at once where that is a gather of rows and columns and two vectors."""
+    both = plan.both(tensor)
+    vectors = multiplier.vectors(name, tensor) if both is not None else None
+    if both is not None and vectors is not None:
+        return _gather_both(tensor.contiguous(), *both, *vectors)
+    permuted = plan.apply(tensor)
+    return multiplier.apply(name, permuted, fresh=permuted is not tensor)
 
 
 def _check_state(structure: Structure, state: Mapping[str, Tensor]) -> None:
@@ -126,16 +147,19 @@ def gather_indices(axes: tuple[Axis, ...], element: Element) -> list[Indices | N
     StructureError
         If an axis moves differently for different positions of another one (then there is no single index).
     """
-    plan = _Plan(axes, element)
+    plan = _Plan(axes, element, {})
     if plan.joint:
         raise StructureError("the axes of this tensor move together; apply the element with act")
     return plan.single
 
 
 class _Plan:
-    """How one tuple of axes moves: an index for every axis that moves alone, and a joint index for the others."""
+    """How one tuple of axes moves: an index for every axis that moves alone, and a joint index for the others.
 
-    def __init__(self, axes: tuple[Axis, ...], element: Element) -> None:
+    ``indices`` are those of axes that other plans of the same element have found to move alone.
+    """
+
+    def __init__(self, axes: tuple[Axis, ...], element: Element, indices: dict[Axis, Indices | None]) -> None:
         self.single: list[Indices | None] = [None] * len(axes)
         self.joint: list[int] = []
         self._element = element
@@ -146,21 +170,41 @@ class _Plan:
         linked = self._linked()
         for dim in range(len(axes)):
             if dim not in linked:
-                index = self._alone(dim)
-                self.single[dim] = None if np.array_equal(index, np.arange(len(index))) else index
+                if axes[dim] not in indices:
+                    index = self._alone(dim)
+                    indices[axes[dim]] = None if np.array_equal(index, np.arange(len(index))) else index
+                self.single[dim] = indices[axes[dim]]
         self.joint = sorted(linked)
         self._old = self._together() if self.joint else ()
+        if all((old == grid).all() for old, grid in zip(self._old, _grids(self._joint_shape), strict=True)):
+            self.joint = []
+
+    def both(self, tensor: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Old rows and columns, where a tensor on the CPU moves along its first two dimensions and no others."""
+        if tensor.device.type != "cpu" or tensor.requires_grad or self.joint or len(self.single) < 2:
+            return None
+        rows, columns, *rest = self.single
+        if rows is None or columns is None or any(index is not None for index in rest):
+            return None
+        return torch.from_numpy(rows), torch.from_numpy(columns)
 
     def apply(self, tensor: Tensor) -> Tensor:
         """The moved tensor."""
+        both = self.both(tensor)
+        if both is not None:
+            return _gather_both(tensor.contiguous(), *both)
         for dim, index in enumerate(self.single):
             if index is not None:
                 tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
         if self.joint:
             home, front = tuple(self.joint), tuple(range(len(self.joint)))
-            where = tuple(torch.from_numpy(old).to(tensor.device) for old in self._old)
-            tensor = tensor.movedim(home, front)[where].movedim(front, home).contiguous()
+            old = tuple(torch.from_numpy(old).to(tensor.device) for old in self._old)
+            tensor = tensor.movedim(home, front)[old].movedim(front, home).contiguous()
         return tensor
+
+    @property
+    def _joint_shape(self) -> tuple[int, ...]:
+        return tuple(self._axes[dim].size for dim in self.joint)
 
     def _linked(self) -> set[int]:
         """Dimensions whose motion involves another dimension."""
@@ -200,8 +244,7 @@ class _Plan:
     def _together(self) -> tuple[Indices, ...]:
         """Old positions of the linked dimensions, for every combination of their new positions."""
         dims = self.joint
-        full = tuple(self._axes[d].size for d in dims)
-        old = tuple(np.empty(full, dtype=np.int64) for _ in dims)
+        old = tuple(np.empty(self._joint_shape, dtype=np.int64) for _ in dims)
         for blocks in product(*(self._blocks[d] for d in dims)):
             if not self._consistent(dims, blocks):
                 continue
@@ -219,7 +262,7 @@ class _Plan:
                 old[place][tuple(where)] = np.broadcast_to(block.positions(coordinates), shape)
         return old
 
-    def _consistent(self, dims: list[int], blocks: tuple[Block, ...]) -> bool:
+    def _consistent(self, dims: list[int], blocks: tuple[Piece, ...]) -> bool:
         """Whether cases are combined with the part of the sum that they belong to."""
         for dim, block in zip(dims, blocks, strict=True):
             axis = self._axes[dim]
@@ -228,7 +271,7 @@ class _Plan:
         return True
 
     def _old_coordinates(
-        self, block: Block, grids: tuple[Indices, ...], others: Mapping[str, Indices]
+        self, block: Piece, grids: tuple[Indices, ...], others: Mapping[str, Indices]
     ) -> tuple[Indices, ...]:
         names = [space for space, _, _ in block.factors]
         old = []
@@ -243,22 +286,50 @@ class _Plan:
         return tuple(old)
 
 
+def _gather_both(
+    tensor: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    row_factors: Tensor | None = None,
+    column_factors: Tensor | None = None,
+) -> Tensor:
+    """Gather along the first two dimensions and multiply, some rows at a time, so that they stay in the cache."""
+    out = torch.empty_like(tensor)
+    inner = math.prod(tensor.shape[2:])
+    entries = CACHED if inner == 1 else 8 * CACHED
+    step = max(1, entries // max(1, len(columns) * inner))
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        piece = out[start : start + step].view(len(some), len(columns), inner)
+        if inner == 1:
+            picked = tensor.index_select(0, some)
+            torch.index_select(picked.view(len(some), -1), 1, columns, out=piece.view(len(some), len(columns)))
+        else:
+            flat = (some[:, None] * len(columns) + columns).flatten()
+            torch.index_select(tensor.view(-1, inner), 0, flat, out=piece.view(-1, inner))
+        if row_factors is not None:
+            piece.mul_(row_factors[start : start + step, None, None])
+        if column_factors is not None:
+            piece.mul_(column_factors[:, None])
+    return out
+
+
 def _grids(shape: tuple[int, ...]) -> tuple[Indices, ...]:
     return tuple(np.ogrid[tuple(slice(n) for n in shape)]) if shape else ()
 
 
-def _blocks(axis: Axis) -> Iterator[Block]:
+def _blocks(axis: Axis) -> Iterator[Piece]:
     """An axis as disjoint blocks, each a product of units at some stride."""
     match axis:
         case Cases(_, options):
             for number, option in enumerate(options):
                 for block in _blocks(option):
-                    yield Block(block.base, block.factors, number)
+                    yield Piece(block.base, block.factors, number)
         case Sum(parts):
             base = 0
             for number, part in enumerate(parts):
                 for block in _blocks(part):
-                    yield Block(base + block.base, block.factors, number)
+                    yield Piece(base + block.base, block.factors, number)
                 base += part.size
         case Product(factors):
             strides = [math.prod(f.size for f in factors[i + 1 :]) for i in range(len(factors))]
@@ -269,8 +340,8 @@ def _blocks(axis: Axis) -> Iterator[Block]:
                     for b, stride in zip(blocks, strides, strict=True)
                     for space, size, inner in b.factors
                 )
-                yield Block(base, merged)
+                yield Piece(base, merged)
         case Units(space, size):
-            yield Block(0, ((space, size, 1),))
+            yield Piece(0, ((space, size, 1),))
         case Fixed(size):
-            yield Block(0, ((None, size, 1),))
+            yield Piece(0, ((None, size, 1),))

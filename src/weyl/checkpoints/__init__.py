@@ -1,8 +1,9 @@
-"""Reading weights from files that may be anything: nothing in them is ever run."""
+"""Reading weights from files that may be anything, nothing in them ever run; and writing them in one step."""
 
 from __future__ import annotations
 
 from weyl.checkpoints._fit import load_into
 from weyl.checkpoints._read import Weights, load_weights, read_weights
+from weyl.checkpoints._write import refuse_target, write_weights
 
-__all__ = ["Weights", "load_into", "load_weights", "read_weights"]
+__all__ = ["Weights", "load_into", "load_weights", "read_weights", "refuse_target", "write_weights"]

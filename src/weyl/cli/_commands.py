@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from weyl._version import __version__
+from weyl.cli._orbits import balance, orbit, tangents
 from weyl.cli._params import (
     SIZE,
     CountCommand,
@@ -17,6 +18,8 @@ from weyl.cli._params import (
     json_option,
     model_options,
     output_path,
+    trials_option,
+    weights_options,
 )
 from weyl.cli._program import Program
 from weyl.cli._representations import collapse, simplex
@@ -52,13 +55,19 @@ def main() -> None:
     """  # noqa: D301 (click's mark for lines to keep)
 
 
+main.add_command(balance)
 main.add_command(collapse)
+main.add_command(orbit)
 main.add_command(simplex)
+main.add_command(tangents)
 
 
 @main.command()
 @model_options
+@trials_option
+@weights_options
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Check the group on the model.")
+@click.option("--gauges", is_flag=True, help="Show everything that acts on units in a row of its own.")
 @click.option("--exact", is_flag=True, help="Show all digits of the order.")
 @click.option(
     "--report",
@@ -75,14 +84,18 @@ def inspect(
     trials: int,
     seed: int,
     as_json: bool,
+    weights: Path | None,
+    key: str | None,
     verify: bool,
+    gauges: bool,
     exact: bool,
     report: Path | None,
     force: bool,
 ) -> int:
     """Show the symmetry group of MODEL.
 
-    Its spaces, where each occurs, how many equivalent minima they make, and the proof.
+    Its spaces, what acts on each and where it occurs, how many equivalent minima they make, the continuous dimension
+    item by item, and the proof. With --weights also the orbit of these weights, as weyl orbit.
 
     \b
     Examples:
@@ -90,23 +103,26 @@ def inspect(
       weyl inspect net.py:make --input-shape 1,3,32,32 --report net.html
     """  # noqa: D301 (click's mark for lines to keep)
     from weyl.cli import _show
-    from weyl.cli._work import examine
+    from weyl.cli._work import Source, examine
     from weyl.report import refuse_existing
 
     if report is not None:
         refuse_existing(report, report.with_suffix(".json"), force=force)
-    found = examine(model, input_shape, strict=strict, trials=trials if verify else 0, seed=seed)
+    source = Source(model, input_shape, strict, seed, weights, key)
+    found = examine(source, trials=trials if verify else 0, with_orbit=weights is not None)
     if exact:
         _limit_digits(found.structure.group.order.log10)
     if report is not None:
         _write_report(report, found, exact=exact, force=force)
-    _show.inspection(found, as_json=as_json, exact=exact)
+    _show.inspection(found, as_json=as_json, exact=exact, gauges=gauges)
     # What could not be checked is said, and the structure stands; what was refuted does not.
     return 1 if found.proof is not None and found.proof.verdict == "fails" else 0
 
 
 @main.command()
 @model_options
+@trials_option
+@weights_options
 def verify(
     model: str,
     input_shape: tuple[int, ...] | None,
@@ -114,10 +130,13 @@ def verify(
     trials: int,
     seed: int,
     as_json: bool,
+    weights: Path | None,
+    key: str | None,
 ) -> int:
     """Check the symmetry group of MODEL on itself.
 
-    Random elements must leave its outputs unchanged, and a deliberately wrong one must not.
+    Random elements, of all kinds together and of each kind alone, must leave its outputs unchanged, and a
+    deliberately wrong one of each kind must not.
     Exits with 0 if the symmetry holds, 1 if it does not, 4 if that cannot be decided.
 
     \b
@@ -125,9 +144,9 @@ def verify(
       weyl verify "transformer?layers=1" --trials 5
     """  # noqa: D301 (click's mark for lines to keep)
     from weyl.cli import _show
-    from weyl.cli._work import examine
+    from weyl.cli._work import Source, examine
 
-    found = examine(model, input_shape, strict=strict, trials=trials, seed=seed)
+    found = examine(Source(model, input_shape, strict, seed, weights, key), trials=trials)
     assert found.proof is not None
     _show.proof(found, as_json=as_json)
     return HOLDS[found.proof.verdict]
@@ -159,7 +178,8 @@ def count(
     """Count the minima of a plain chain of layers.
 
     A chain of hidden layers of sizes n, m, ... has n! m! ... equivalent minima (Michelucci, arXiv 2211.06603).
-    For residual links, normalisation, attention or tied weights, use weyl inspect.
+    That counts permutations; what tanh and ReLU add to them is shown, too. For residual links, normalisation,
+    attention or tied weights, use weyl inspect.
 
     \b
     Examples:

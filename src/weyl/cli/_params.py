@@ -8,7 +8,19 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["SIZE", "CountCommand", "InputShape", "Sizes", "Whole", "force_option", "json_option", "model_options"]
+__all__ = [
+    "SIZE",
+    "CountCommand",
+    "InputShape",
+    "Sizes",
+    "Whole",
+    "force_option",
+    "json_option",
+    "model_options",
+    "output_path",
+    "trials_option",
+    "weights_options",
+]
 
 
 class Whole(click.IntRange):
@@ -71,7 +83,7 @@ class CountCommand(click.Command):
 
 
 def model_options(command: Command) -> Command:
-    """MODEL and what ``inspect`` and ``verify`` both take."""
+    """MODEL and what all commands on a model take."""
     decorators = [
         click.argument("model", metavar="MODEL"),
         click.option(
@@ -82,13 +94,6 @@ def model_options(command: Command) -> Command:
         ),
         click.option("--strict", is_flag=True, help="Fail where an operator is not understood, instead of pinning it."),
         click.option(
-            "--trials",
-            type=Whole(1, 1000),
-            default=3,
-            show_default=True,
-            help="Random elements to check.",
-        ),
-        click.option(
             "--seed",
             type=Whole(0, 2**31 - 1),
             default=0,
@@ -96,6 +101,34 @@ def model_options(command: Command) -> Command:
             help="Seed of initial weights, inputs and elements.",
         ),
         json_option,
+    ]
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
+def trials_option(command: Command) -> Command:
+    """Add ``--trials``."""
+    decorator = click.option(
+        "--trials",
+        type=Whole(1, 1000),
+        default=3,
+        show_default=True,
+        help="Random elements to check.",
+    )
+    return decorator(command)
+
+
+def weights_options(command: Command) -> Command:
+    """Add ``--weights`` and ``--key``."""
+    decorators = [
+        click.option(
+            "--weights",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Trained weights of MODEL: .safetensors, .pt",
+        ),
+        click.option("--key", metavar="NAME", help="Which dict of several in the weights file."),
     ]
     for decorator in reversed(decorators):
         command = decorator(command)

@@ -13,21 +13,38 @@ from rich.table import Table
 from rich.text import Text
 
 from weyl.cli._console import open_console, show_facts, warn
-from weyl.report import Demo, Inspection, families, order_to_dict, printable, scientific, subscripts, to_json
+from weyl.cli._show_orbits import orbit_facts
+from weyl.report import (
+    MOVES,
+    Demo,
+    Inspection,
+    families,
+    gauge_families,
+    gauge_rows,
+    order_to_dict,
+    order_told,
+    overlap_told,
+    printable,
+    scientific,
+    subscripts,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from weyl.groups import Order
     from weyl.proof import Proof
+    from weyl.structure import Structure
 
 __all__ = ["count", "demo", "inspection", "proof"]
 
 MANY = 20  # spaces; above this, those of equal layers share a row
 PLACES = 3
+WIDEST = 44  # characters of a name in a table
 WORDS = {"collapsed": "collapsed", "partly": "partly collapsed", "not": "not collapsed", "undecided": "undecided"}
 VERDICTS = {"holds": "bold green", "fails": "bold red", "inconclusive": "bold yellow"}
 
 
-def inspection(found: Inspection, *, as_json: bool, exact: bool) -> None:
+def inspection(found: Inspection, *, as_json: bool, exact: bool, gauges: bool = False) -> None:
     """Show everything about one model."""
     if as_json:
         click.echo(to_json(found.to_dict(exact)))
@@ -39,7 +56,13 @@ def inspection(found: Inspection, *, as_json: bool, exact: bool) -> None:
     console.print(f"{found.parameters:,} parameters in {found.tensors} tensors\n", style="dim")
     rows = structure.rows()
     console.print(_spaces(families(rows) if len(rows) > MANY else rows))
-    show_facts(console, [("group", subscripts(structure.group.symbol)), *_order(structure.group.order, exact)])
+    acting = gauge_rows(structure)
+    if acting:
+        console.print(_gauges(acting if gauges else gauge_families(acting, MANY)))
+    show_facts(console, _group(structure, exact))
+    if found.orbit is not None:
+        console.print()
+        show_facts(console, [("weights", Text(found.weights)), *orbit_facts(found.orbit, structure.group)])
     if found.proof is not None:
         console.print()
         show_facts(console, _proof(found.proof))
@@ -51,23 +74,50 @@ def proof(found: Inspection, *, as_json: bool) -> None:
     assert found.proof is not None
     if as_json:
         group = found.structure.group
-        head = {"model": found.model, "group": group.symbol, "order": order_to_dict(group.order)}
+        head = {
+            "model": found.model,
+            "weights": found.weights or None,
+            "group": group.symbol,
+            "order": order_to_dict(group.order),
+            "counts": order_told(group),
+            "dimension": group.dimension,
+        }
         click.echo(to_json({**head, "proof": found.proof.to_dict(), "warnings": list(found.warnings)}))
         return
     warn(found.warnings)
     group = found.structure.group
     show_facts(
         open_console(),
-        [("group", f"{subscripts(group.symbol)}, order {scientific(group.order)}"), *_proof(found.proof)],
+        [
+            ("group", f"{subscripts(group.symbol)}, order {scientific(group.order)}, dimension {group.dimension:,}"),
+            *_proof(found.proof),
+        ],
     )
 
 
 def count(layers: Mapping[str, Sequence[int]], order: Order, *, as_json: bool, exact: bool) -> None:
-    """Show a count."""
+    """Show a count, and what activations add to it."""
+    from weyl.groups import Order
+
+    units = sum(map(sum, layers.values()))
+    signed = order * Order.of({}, {2: units})
     if as_json:
-        click.echo(to_json({**layers, "order": order_to_dict(order, exact)}))
+        data = {
+            **layers,
+            "order": order_to_dict(order, exact),
+            "counts": "permutations",
+            "signed": order_to_dict(signed, exact),
+            "dimension": units,
+        }
+        click.echo(to_json(data))
         return
-    show_facts(open_console(), _order(order, exact, name="equivalent minima"))
+    facts = [
+        *_order(order, exact, name="equivalent minima"),
+        ("counts", "permutations, whatever the activation"),
+        ("signed", f"{scientific(signed)} = {subscripts(signed.formula)} with tanh: each unit may flip its sign"),
+        ("dimension", f"{units:,} with ReLU: each unit may change its scale, continuously"),
+    ]
+    show_facts(open_console(), [*facts, ("signed exact", signed.digits())] if exact else facts)
 
 
 def demo(found: Demo, report: Path, *, as_json: bool) -> None:
@@ -112,23 +162,70 @@ def _demo_rows(found: Demo) -> list[tuple[str, list[str]]]:
 
 def _spaces(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=False)
-    for name, justify in (("space", "left"), ("group", "left"), ("copies", "right"), ("within", "left")):
+    names = [_named(row) for row in rows]
+    # Columns that may wrap give way before the one with names does.
+    table.add_column("space", overflow="fold", no_wrap=max(map(len, names), default=0) <= WIDEST)
+    columns = ("group", "left"), ("copies", "right"), ("dimension", "right"), ("within", "left")
+    for name, justify in columns:
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     table.add_column("occurs in", overflow="fold")
-    for row in rows:
-        places = row["occurrences"]
-        more = f", …\N{NO-BREAK SPACE}{len(places) - PLACES}\N{NO-BREAK SPACE}more" if len(places) > PLACES else ""
-        times = f"  ({row['times']} of them)" if row.get("times", 1) > 1 else ""
+    for title, row in zip(names, rows, strict=True):
         table.add_row(
-            Text(printable(row["space"]) + times, style="cyan"),
-            Text(subscripts(row["group"])),
-            Text(f"{row['copies']}"),
+            Text(title, style="cyan"),
+            Text(subscripts(row["kinds"])),
+            Text(f"{row['copies']:,}"),
+            Text(f"{row['dimension']:,}" if row["dimension"] else ""),
             Text(printable(", ".join(row["within"]))),
-            Text(printable(", ".join(places[:PLACES])) + more),
+            Text(_few(row["occurrences"])),
         )
     if not rows:
         table.add_row(Text("none: nothing can move", style="dim"))
     return table
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    times = f"  ({row['times']} of them)" if row.get("times", 1) > 1 else ""
+    return printable(row["space"]) + times
+
+
+def _gauges(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What acts beside permutations, with the continuous dimension of each item."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=False)
+    table.add_column("what acts, too", overflow="fold")
+    one_each = any("gauge" in row for row in rows)
+    table.add_column("gauge" if one_each else "on units of", overflow="fold")
+    for name in ("signs", "dimension"):
+        table.add_column(name, justify="right")
+    table.add_column("in", overflow="fold")
+    for row in rows:
+        times = f" ×{row['gauges']}" if row.get("gauges", 1) > 1 else ""
+        table.add_row(
+            Text(row["what"] + times),
+            Text(printable(row["gauge"] if one_each else row["space"] or "whole tensors"), style="cyan"),
+            Text(f"{row['signs']:,}" if row["signs"] else ""),
+            Text(f"{row['dimension']:,}" if row["dimension"] else ""),
+            Text(_few(row["tensors"])),
+        )
+    return table
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f", …\N{NO-BREAK SPACE}{len(names) - PLACES}\N{NO-BREAK SPACE}more" if len(names) > PLACES else ""
+    return printable(", ".join(names[:PLACES])) + more
+
+
+def _group(structure: Structure, exact: bool) -> list[tuple[str, Text | str]]:
+    """The group, its order and what that counts, and its dimension."""
+    group = structure.group
+    facts: list[tuple[str, Text | str]] = [("group", subscripts(group.symbol)), *_order(group.order, exact)]
+    if not group.trivial:
+        facts.append(("counts", order_told(group)))
+    if group.order != group.permutation_order:
+        permutations = group.permutation_order
+        facts.append(("permutations", f"{scientific(permutations)} = {subscripts(permutations.formula)}"))
+    facts.append(("dimension", f"{group.dimension:,}"))
+    overlap = overlap_told(structure)
+    return [*facts, ("", overlap)] if overlap else facts
 
 
 def _order(order: Order, exact: bool, name: str = "order") -> list[tuple[str, str]]:
@@ -151,6 +248,11 @@ def _proof(proof: Proof) -> list[tuple[str, Text | str]]:
         ("integers", integers),
         ("control", f"{wrong} {seen}"),
     ]
+    for move, kind in proof.kinds.items():
+        seen = "as it must" if kind.detected else "unseen"
+        facts.append(
+            (f"  {MOVES[move]}", f"{kind.max_relative_error:.1e}; a wrong one {kind.control_error:.1e}, {seen}")
+        )
     if proof.float32_error is not None:
         facts.insert(2, ("in float32", f"{proof.float32_error:.1e}"))
     return facts

@@ -4,39 +4,134 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.text import Text
 
-from weyl.errors import InputError
+from weyl.errors import InputError, UsageError
 from weyl.report import Demo, Inspection, printable
 
 if TYPE_CHECKING:
+    import torch
     from rich.status import Status
     from torch import nn
 
-__all__ = ["examine", "show_off", "step"]
+    from weyl.models import LoadedModel
+    from weyl.structure import Structure
+
+__all__ = ["Found", "Say", "Source", "examine", "find", "show_off", "step"]
+
+Say = Callable[[str], None]
 
 
-def examine(spec: str, input_shape: tuple[int, ...] | None, *, strict: bool, trials: int, seed: int) -> Inspection:
-    """Load a model, find its structure, and check it.
+@dataclass(frozen=True)
+class Source:
+    """MODEL as the arguments of a command name it, and perhaps its trained weights.
 
     Parameters
     ----------
-    spec : str
+    model : str
         A MODEL argument.
     input_shape : tuple of int or None
         Shape of the example input.
     strict : bool
         Fail where an operator is not understood.
+    seed : int
+        Seed of initial weights, inputs and elements.
+    weights, key : path and str, or None
+        A file of weights, and which dict of several in it.
+    """
+
+    model: str
+    input_shape: tuple[int, ...] | None = None
+    strict: bool = False
+    seed: int = 0
+    weights: Path | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A model with its weights, and its structure.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        The model; in float64 if its weights file has such numbers.
+    structure : Structure
+        Of the model.
+    weights : str
+        The file of the weights, to show; empty if there is none.
+    dtypes : mapping of str to dtype
+        Of what the file holds, by name.
+    warnings : tuple of str
+        What a reader must know.
+    """
+
+    loaded: LoadedModel
+    structure: Structure
+    weights: str
+    dtypes: Mapping[str, torch.dtype]
+    warnings: tuple[str, ...]
+
+    @property
+    def call(self) -> tuple[nn.Module, tuple[Any, ...], Mapping[str, Any]]:
+        """The model and its example inputs."""
+        return self.loaded.module, self.loaded.args, self.loaded.kwargs
+
+
+def find(source: Source, say: Say) -> Found:
+    """Load a model, find its structure, and load its weights.
+
+    Parameters
+    ----------
+    source : Source
+        What to load.
+    say : callable
+        Called with what is being done.
+
+    Raises
+    ------
+    WeylError
+        Whatever stands in the way, in one line.
+    """
+    import weyl
+    from weyl.models import load_model
+
+    if source.weights is None and source.key:
+        raise UsageError("--key chooses a dict of a weights file; give --weights, too")
+    # The path "." is what an empty name becomes.
+    if source.weights is not None and str(source.weights).strip() in ("", "."):
+        raise UsageError("--weights is empty or the current folder; name a file")
+    say(f"loading {source.model}")
+    loaded = load_model(source.model, source.input_shape, source.seed)
+    _size(loaded.module, loaded.name)
+    say(f"finding the structure of {source.model}")
+    structure = weyl.discover(loaded.module, loaded.args, loaded.kwargs, strict=source.strict, output=loaded.output)
+    warnings = [f"{o.op} in {o.module or 'the model'} was not understood ({o.reason})" for o in structure.opaque]
+    if source.weights is None:
+        return Found(loaded, structure, "", {}, tuple(warnings))
+    say(f"loading {printable(source.weights)}")
+    dtypes, notes = _fill(loaded, source.weights, source.key)
+    return Found(loaded, structure, printable(source.weights), dtypes, (*warnings, *notes))
+
+
+def examine(source: Source, *, trials: int, with_orbit: bool = False) -> Inspection:
+    """Load a model, find its structure, and check it.
+
+    Parameters
+    ----------
+    source : Source
+        What to load.
     trials : int
         Random elements to check; 0 for no check.
-    seed : int
-        Seed of weights, inputs and elements.
+    with_orbit : bool
+        Whether to say what the group does to its weights.
 
     Raises
     ------
@@ -45,22 +140,23 @@ def examine(spec: str, input_shape: tuple[int, ...] | None, *, strict: bool, tri
     """
     with step("loading torch") as say:
         import weyl
-        from weyl.models import load_model
+        from weyl.orbits import orbit
 
-        say(f"loading {spec}")
-        loaded = load_model(spec, input_shape, seed)
+        found = find(source, say)
+        structure, loaded = found.structure, found.loaded
         scalars, tensors = _size(loaded.module, loaded.name)
-        say(f"finding the structure of {spec}")
-        what = (loaded.module, loaded.args, loaded.kwargs)
-        structure = weyl.discover(*what, strict=strict, output=loaded.output)
         proof = None
         if trials:
             say(f"checking {structure.group.symbol} on {trials} random elements")
-            proof = weyl.verify(*what, structure=structure, trials=trials, seed=seed, output=loaded.output)
-    warnings = [f"{o.op} in {o.module or 'the model'} was not understood ({o.reason})" for o in structure.opaque]
+            proof = weyl.verify(*found.call, structure=structure, trials=trials, seed=source.seed, output=loaded.output)
+        around = None
+        if with_orbit:
+            say("looking for what holds these weights fixed")
+            around = orbit(structure, loaded.module.state_dict())
+    warnings = list(found.warnings)
     if proof is not None and proof.verdict == "inconclusive":
         warnings.append(f"the check is inconclusive: {proof.reason}")
-    return Inspection(loaded.name, structure, scalars, tensors, proof, tuple(warnings))
+    return Inspection(loaded.name, structure, scalars, tensors, proof, tuple(warnings), around, found.weights)
 
 
 def show_off(out: Path, *, quick: bool, seed: int, force: bool) -> tuple[Demo, Path]:
@@ -124,3 +220,20 @@ def _size(module: nn.Module, name: str) -> tuple[int, int]:
     if any(is_lazy(parameter) for parameter in parameters):
         raise InputError(f"{name} has lazy layers whose sizes are not known yet; run it on an input first")
     return sum(parameter.numel() for parameter in parameters), len(parameters)
+
+
+def _fill(loaded: LoadedModel, path: Path, key: str | None) -> tuple[dict[str, torch.dtype], list[str]]:
+    """Load a file of weights into a model; returns the names and types of the file, and what must be known."""
+    import torch
+
+    from weyl.checkpoints import load_into, read_weights
+
+    read = read_weights(path, key)
+    module, name = loaded.module, printable(path)
+    if any(tensor.device.type == "meta" for tensor in module.state_dict().values()):
+        raise InputError(f"{loaded.name} is on the meta device and cannot hold weights; build it for real")
+    if any(tensor.dtype is torch.float64 for tensor in read.tensors.values()):
+        module.double()  # a narrower model would round what is compared bit for bit
+    notes = [f"{name}: {note}" for note in read.notes]
+    notes += load_into(module, read.tensors, name)
+    return {title: tensor.dtype for title, tensor in read.tensors.items()}, notes

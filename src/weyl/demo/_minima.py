@@ -59,7 +59,9 @@ def in_double(state: Mapping[str, Tensor]) -> State:
 def twins(
     judge: Judge, structure: Structure, state: Mapping[str, Tensor], seeds: Sequence[int]
 ) -> tuple[tuple[Twin, ...], list[State]]:
-    """Move a state by random elements of its group, and compare each with it in float64.
+    """Move a state by random permutations of its group, and compare each with it in float64.
+
+    Signs and scales are left alone: every twin has the very entries of the trained network, in other places.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ def twins(
     state : mapping of str to tensor
         The trained state; not changed.
     seeds : sequence of int
-        One random element each.
+        One random permutation each.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def twins(
     start = _vector(judge.module, home)
     found, states = [], []
     for seed in seeds:
-        moved = act(structure.group.random(seed), structure, home)
+        moved = act(structure.group.random(seed, kinds=("permute",)), structure, home)
         logits = judge.logits(moved)
         vector = _vector(judge.module, moved)
         loss, accuracy = judge.score(logits)

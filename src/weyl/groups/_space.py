@@ -29,6 +29,9 @@ class Kind(Enum):
     MONOMIAL = "Mon"
     ORTHOGONAL = "O"
     LINEAR = "GL"
+    SIGNS = "Z2"
+    POSITIVE_DIAGONAL = "R+"
+    DIAGONAL = "R*"
 
     @property
     def moves(self) -> frozenset[str]:
@@ -49,6 +52,9 @@ _MOVES: dict[Kind, frozenset[str]] = {
     Kind.MONOMIAL: frozenset({"permute", "sign", "scale"}),
     Kind.ORTHOGONAL: frozenset({"permute", "sign", "mix"}),
     Kind.LINEAR: frozenset({"permute", "sign", "scale", "mix"}),
+    Kind.SIGNS: frozenset({"sign"}),
+    Kind.POSITIVE_DIAGONAL: frozenset({"scale"}),
+    Kind.DIAGONAL: frozenset({"sign", "scale"}),
 }
 
 
@@ -63,7 +69,8 @@ class Space:
     size : int
         Number of units.
     kind : Kind
-        Structure group; ``Kind.TRIVIAL`` for an index that moves nothing but tells units apart.
+        Structure group; ``Kind.TRIVIAL`` for an index that moves nothing but tells units apart. What acts beside
+        permutations, gauges say.
     within : tuple of str
         Spaces on whose index this space's transformation may depend, outermost first and
         transitively closed. Inside a permuted space this is a wreath product; inside a trivial one
@@ -87,6 +94,13 @@ class Space:
     occurrences: tuple[tuple[str, int], ...] = field(default=(), compare=False, repr=False)
 
     @property
+    def permuted(self) -> bool:
+        """Whether its units may trade places."""
+        return "permute" in self.kind.moves
+
+    @property
     def symbol(self) -> str:
-        """Symbol of the structure group of one copy, e.g. ``S_64``."""
-        return "1" if self.kind is Kind.TRIVIAL else f"{self.kind.value}_{self.size}"
+        """Symbol of the structure group of one copy, e.g. ``S_64``, or ``(R+)^64`` if its units keep their places."""
+        if self.kind is Kind.TRIVIAL:
+            return "1"
+        return f"{self.kind.value}_{self.size}" if self.permuted else f"({self.kind.value})^{self.size}"

@@ -119,10 +119,15 @@ def functional_dimension(
         raise InputError("no samples: the batch is empty")
     factor = torch.zeros(0, count, dtype=torch.float64, device=next(iter(trained.values())).device)
     rows = 0
+    waiting: list[Tensor] = []
     for block in _derivatives(net, trained, fixed, batch, chunk):
         rows += len(block)
+        waiting.append(block)
         # Only the triangular factor of what came so far is kept: it has the same singular values.
-        factor = torch.linalg.qr(torch.cat([factor, block]), mode="r").R
+        if sum(map(len, waiting)) >= count:
+            factor = torch.linalg.qr(torch.cat([factor, *waiting]), mode="r").R
+            waiting = []
+    factor = torch.linalg.qr(torch.cat([factor, *waiting]), mode="r").R
     if not bool(factor.isfinite().all()):
         raise InputError("the derivative has NaN or infinity; look at the parameters and the inputs")
     values = torch.linalg.svdvals(factor)

@@ -1,5 +1,7 @@
 """Proof of a symmetry on the model itself, by a check that is itself checked."""
 
-from weyl.proof._verify import Control, Proof, verify
+from weyl.proof._elements import exact_element
+from weyl.proof._result import Control, KindProof, Proof
+from weyl.proof._verify import verify
 
-__all__ = ["Control", "Proof", "verify"]
+__all__ = ["Control", "KindProof", "Proof", "exact_element", "verify"]

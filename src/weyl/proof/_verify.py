@@ -3,99 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from weyl._memory import tensor_identity
 from weyl.actions import act
 from weyl.errors import InputError
-from weyl.groups import Element, Part
+from weyl.proof._elements import element_of, exact_element, moves_of, wrong_states
+from weyl.proof._result import Control, KindProof, Proof
+from weyl.proof._state import Sampler, State, call, cast, is_float, state_of
 from weyl.proof._watch import Watch
 from weyl.structure import Structure
 from weyl.trace import check_call, copy_module, discover, explain
 
-__all__ = ["Control", "Proof", "verify"]
+__all__ = ["FACTOR", "SLACK", "Run", "obstacle", "verify"]
 
 # tolerance = SLACK * eps * sqrt(number of operators); a wrong element must miss it by FACTOR
 SLACK = 1000.0
 FACTOR = 100.0
-CONTROLS = 8
 DRAWS = 8
-State = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Control:
-    """A deliberately wrong element, which the check must reject.
-
-    Parameters
-    ----------
-    parameter : str
-        The one tensor that was moved without its partners.
-    relative_error : float
-        Relative change of the output that it caused.
-    detected : bool
-        Whether the check saw it.
-    """
-
-    parameter: str
-    relative_error: float
-    detected: bool
-
-
-@dataclass(frozen=True)
-class Proof:
-    """Outcome of :func:`verify`.
-
-    Parameters
-    ----------
-    verdict : str
-        ``holds``, ``fails`` or ``inconclusive``.
-    reason : str
-        One sentence.
-    max_relative_error : float
-        Largest relative change of an output in float64, over all trials; NaN if none could be made.
-    tolerance : float
-        ``1000 · eps · √(operators)``, what rounding may explain.
-    exact : bool or None
-        Whether outputs agreed to the last bit with small-integer weights and inputs; None where the model's
-        arithmetic is not exact on integers (softmax, tanh, division).
-    trials : int
-        Random elements tried.
-    control : Control
-        The wrong element.
-    float32_error : float or None
-        The same relative change with real weights in float32.
-    precision : str
-        Precision in which the trials ran.
-    """
-
-    verdict: str
-    reason: str
-    max_relative_error: float
-    tolerance: float
-    exact: bool | None
-    trials: int
-    control: Control
-    float32_error: float | None = None
-    precision: str = "float64"
-
-    @property
-    def holds(self) -> bool:
-        """Whether the symmetry was confirmed and the check was able to deny it."""
-        return self.verdict == "holds"
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; values that are not finite become None."""
-        data = asdict(self) | {"holds": self.holds}
-        data["control"] = {k: _finite(v) for k, v in data["control"].items()}
-        return {key: _finite(value) for key, value in data.items()}
 
 
 def verify(
@@ -112,7 +41,8 @@ def verify(
 
     The first trial uses the model's own weights and the given inputs; further ones use weights near them in general
     position (so that zeros and ones of a fresh initialisation hide nothing) and random inputs. All run in float64 on
-    a copy; the model is not changed. Then small-integer weights, where agreement must be to the last bit, and a wrong
+    a copy; the model is not changed. Each trial applies an element of all kinds of move together, then one of each
+    kind alone. Then small-integer weights, where agreement must be to the last bit, and for every kind of move a wrong
     element, moved in one tensor only, which must be rejected.
 
     Parameters
@@ -129,12 +59,24 @@ def verify(
     Returns
     -------
     Proof
-        ``inconclusive`` if weights are not finite or on the meta device, or if the wrong element went unseen.
+        ``fails`` if elements of all kinds, or of one, change the output by more than rounding explains;
+        ``inconclusive`` if weights are not finite or on the meta device, or if a wrong element of some kind went
+        unseen.
 
     Raises
     ------
     InputError
         If ``trials`` is less than 1 or the inputs do not fit the model.
+
+    Notes
+    -----
+    Elements are well conditioned (:meth:`weyl.groups.Group.random`): scales lie in [1/2, 2], general matrices have a
+    condition number of at most 4, orthogonal ones of 1. The tolerance is that of the forward pass alone and leaves
+    nothing for worse ones.
+
+    On small integers only elements that act without rounding are tried: signs, powers of two, matrices that permute
+    units, flip them and scale them by powers of two, integer translations. Scales of a variance to which eps is added
+    are left out there, and so are additions of anything that is no multiple of 2^-20.
 
     Examples
     --------
@@ -144,21 +86,23 @@ def verify(
     >>> proof = weyl.verify(net, (torch.ones(2, 4),))
     >>> proof.holds, proof.exact, proof.control.detected
     (True, True, True)
+    >>> {move: found.detected for move, found in proof.kinds.items()}
+    {'permute': True, 'scale': True}
     """
     if trials < 1:
         raise InputError(f"trials must be at least 1, got {trials}")
     check_call(model, args, kwargs)
     if structure is None:
         structure = discover(model, args, kwargs, output=output)
-    obstacle = _obstacle(model)
-    if obstacle:
-        return _inconclusive(obstacle)
+    hindrance = obstacle(model)
+    if hindrance:
+        return _inconclusive(hindrance)
     devices = sorted({t.device.index or 0 for t in model.state_dict().values() if t.device.type == "cuda"})
     with torch.no_grad(), torch.random.fork_rng(devices=devices):
-        return _Run(model, (tuple(args), dict(kwargs or {})), output, structure, seed, devices).prove(trials)
+        return Run(model, (tuple(args), dict(kwargs or {})), output, structure, seed, devices).prove(trials)
 
 
-class _Run:
+class Run:
     """One verification: the float64 copy of the model, its inputs, and what was measured."""
 
     def __init__(
@@ -176,7 +120,8 @@ class _Run:
         self.structure = structure
         self.seed = seed
         self.devices = devices
-        self.generator = torch.Generator().manual_seed(seed)
+        self.sampler = Sampler(seed)
+        self.moves = moves_of(structure)
         self.operators = 1
         self.twin, self.dtype = self._copy()
         self.lowest = self.dtype
@@ -187,33 +132,40 @@ class _Run:
         twin = copy_module(self.model).double().eval()
         for module in twin.modules():
             for name, value in vars(module).items():
-                if _is_float(value):
+                if is_float(value):
                     setattr(module, name, value.double())
         try:
-            self._outputs(twin, _state(twin), _cast(self.inputs, torch.float64))
+            self._outputs(twin, state_of(twin), cast(self.inputs, torch.float64))
             return twin, torch.float64
         except RuntimeError:  # an operator that knows only one precision
             twin = copy_module(self.model).eval()
         dtypes = {t.dtype for t in twin.parameters() if t.is_floating_point()}
         self.dtype = max(dtypes, key=lambda d: torch.finfo(d).eps, default=torch.float32)
         try:
-            self._outputs(twin, _state(twin), _cast(self.inputs, self.dtype))
+            self._outputs(twin, state_of(twin), cast(self.inputs, self.dtype))
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise explain(error, self.model) from error
         return twin, self.dtype
 
     def prove(self, trials: int) -> Proof:
-        errors = []
-        state, inputs = _state(self.twin), _cast(self.inputs, self.dtype)
+        together: list[float] = []
+        alone: dict[str, list[float]] = {move: [] for move in self.moves}
+        state, inputs = state_of(self.twin), cast(self.inputs, self.dtype)
         for trial in range(trials):
             if trial:
-                state, inputs = self._general(_state(self.twin)), self._random(inputs)
+                state, inputs = self.sampler.general(state_of(self.twin)), self.sampler.inputs(inputs)
+            before = self._outputs(self.twin, state, inputs)
             element = self.structure.group.random(self.seed + trial)
-            errors.append(self._error(state, act(element, self.structure, state), inputs))
+            together.append(self._change(before, act(element, self.structure, state), inputs))
+            for move, found in alone.items():
+                element = element_of(self.structure, move, self.seed + trial)
+                found.append(self._change(before, act(element, self.structure, state), inputs))
+        errors = {move: _worst(found) for move, found in alone.items()}
+        error = _worst([*together, *errors.values()])
         tolerance = SLACK * torch.finfo(self.lowest).eps * math.sqrt(self.operators)
-        control, exact = self._control(tolerance), self._exact()
-        error = float("nan") if any(map(math.isnan, errors)) else max(errors)
-        verdict, reason = self._judge(error, tolerance, exact, control)
+        controls = {move: self._control(move, tolerance) for move in self.moves or ("permute",)}
+        exact = self._exact()
+        verdict, reason = self._judge(error, errors, tolerance, exact, controls)
         return Proof(
             verdict,
             reason,
@@ -221,20 +173,31 @@ class _Run:
             tolerance,
             exact,
             trials,
-            control,
+            min(controls.values(), key=lambda control: control.detected),
             self._float32(),
             str(self.lowest).removeprefix("torch."),
+            {m: KindProof(e, controls[m].relative_error, controls[m].detected) for m, e in errors.items()},
         )
 
-    def _judge(self, error: float, tolerance: float, exact: bool | None, control: Control) -> tuple[str, str]:
+    def _judge(
+        self,
+        error: float,
+        errors: Mapping[str, float],
+        tolerance: float,
+        exact: bool | None,
+        controls: Mapping[str, Control],
+    ) -> tuple[str, str]:
         if math.isnan(error):
             return "inconclusive", "the outputs are not finite"
         if error > tolerance:
-            return "fails", f"an element changed the output by {error:.1e}, rounding explains {tolerance:.1e}"
+            wrong = ", ".join(move for move, e in errors.items() if e > tolerance) or "kinds together"
+            return "fails", f"an element ({wrong}) changed the output by {error:.1e}, rounding explains {tolerance:.1e}"
         if exact is False:
             return "fails", "outputs differ in the last bit on small-integer weights"
-        if not control.detected:
-            return "inconclusive", "a deliberately wrong element went unseen, so agreement proves nothing"
+        unseen = ", ".join(move for move in self.moves if not controls[move].detected)
+        if unseen or not all(control.detected for control in controls.values()):
+            which = f" ({unseen})" if unseen else ""
+            return "inconclusive", f"a deliberately wrong element{which} went unseen, so agreement proves nothing"
         if self.structure.group.trivial:
             return "holds", "the group is trivial: nothing can move"
         return "holds", f"every element kept the output to {error:.1e}; a wrong one changed it"
@@ -244,7 +207,7 @@ class _Run:
         args, kwargs = inputs
         self._reseed()
         with watch or Watch(self.dtype) as watch:
-            result = torch.func.functional_call(module, state, args, kwargs)
+            result = call(module, state, args, kwargs)
         self.operators = max(self.operators, watch.operators)
         if torch.finfo(watch.lowest).eps > torch.finfo(self.lowest).eps:
             self.lowest = watch.lowest
@@ -256,20 +219,20 @@ class _Run:
         for device in self.devices:
             torch.cuda.default_generators[device].manual_seed(self.seed)
 
-    def _error(self, before: State, after: State, inputs: Any) -> float:
-        return _relative(self._outputs(self.twin, before, inputs), self._outputs(self.twin, after, inputs))
+    def _change(self, before: list[Tensor], after: State, inputs: Any) -> float:
+        return _relative(before, self._outputs(self.twin, after, inputs))
 
     def _float32(self) -> float | None:
         """Relative change with real weights in float32, no cast skipped; None where it does not run."""
         twin = copy_module(self.model).float().eval()
-        args, kwargs = _cast(self.inputs, torch.float32)
-        state = _state(twin)
+        args, kwargs = cast(self.inputs, torch.float32)
+        state = state_of(twin)
         moved = act(self.structure.group.random(self.seed), self.structure, state)
         results = []
         try:
             for weights in (state, moved):
                 self._reseed()
-                results.append(torch.func.functional_call(twin, weights, args, kwargs))
+                results.append(call(twin, weights, args, kwargs))
         except RuntimeError:  # the model insists on another precision
             return None
         both = [[t for t in tree_leaves(self.output(r)) if isinstance(t, Tensor)] for r in results]
@@ -279,133 +242,44 @@ class _Run:
         """Bit-exact agreement with small-integer weights and inputs, where all arithmetic is exact."""
         if self.dtype is not torch.float64:
             return None
-        inputs = tree_map(lambda t: self._integers(t, 3) if _is_float(t) else t, _cast(self.inputs, torch.float64))
-        for terms in (2, 4, 8):
-            state = self._integer_state(_state(self.twin), terms)
-            moved = act(self.structure.group.random(self.seed), self.structure, state)
+        inputs = tree_map(lambda t: self.sampler.integers(t, 3) if is_float(t) else t, cast(self.inputs, torch.float64))
+        agreed = None
+        for terms in (2, 4, 8):  # few terms may leave nothing of the input in the output, many may round
+            state = self.sampler.integer_state(state_of(self.twin), terms)
             watch = Watch(self.dtype, exact=True)
             before = self._outputs(self.twin, state, inputs, watch)
             if not watch.all_exact:
-                return None
+                break
             if any(bool((t != 0).any()) for t in before):
+                moved = act(exact_element(self.structure, self.seed, integers=True), self.structure, state)
                 after = self._outputs(self.twin, moved, inputs)
-                return all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-        return None
+                agreed = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+                if not agreed:
+                    break
+        return agreed
 
-    # ------------------------------------------------------------------ the wrong element
-    def _control(self, tolerance: float) -> Control:
-        """Move one tensor without its partners, until it is seen.
+    def _control(self, move: str, tolerance: float) -> Control:
+        """Apply half of a move, until it is seen.
 
         The units of a small network may all be silent on a few inputs, so several weights and inputs are tried.
         """
         control = Control("", 0.0, False)
-        for _ in range(DRAWS):
-            state = self._general(_state(self.twin))
-            inputs = self._random(_cast(self.inputs, self.dtype))
-            for name, wrong in self._wrong_states(state):
-                error = self._error(state, wrong, inputs)
+        for draw in range(DRAWS):
+            state = self.sampler.general(state_of(self.twin))
+            inputs = self.sampler.inputs(cast(self.inputs, self.dtype))
+            before = self._outputs(self.twin, state, inputs)
+            for name, wrong in wrong_states(self.structure, state, move, self.seed + draw):
+                error = self._change(before, wrong, inputs)
                 if error > control.relative_error or not control.parameter:
                     control = Control(name, error, error > FACTOR * tolerance)
                 if control.detected:
                     return control
         return control
 
-    def _wrong_states(self, state: State) -> Iterator[tuple[str, State]]:
-        """States in which one tensor was moved without its partners, the largest spaces first."""
-        group = self.structure.group
-        found = False
-        for space in sorted(self.structure.spaces, key=lambda s: -s.size)[:CONTROLS]:
-            places = list(dict.fromkeys(name for name, _ in space.occurrences if name in state))
-            if len({tensor_identity(state[name]) for name in places}) < 2:
-                continue
-            identity = group.identity()
-            part = Part(identity[space.name].permutation[..., ::-1].copy())
-            moved = act(Element(group.spaces, {**identity, space.name: part}), self.structure, state)
-            name = max(places, key=lambda n: (moved[n] is not state[n], state[n].ndim))
-            found = True
-            yield name, _replaced(state, name, moved[name])
-        if not found:
-            yield from islice(self._flips(state), CONTROLS)
 
-    def _flips(self, state: State) -> Iterator[tuple[str, State]]:
-        """Where no space has partners: states in which some axis that is held still is reversed."""
-        names = [n for n, t in state.items() if _is_float(t) and t.ndim and n not in self.structure.unused]
-        for name in sorted(names, key=lambda n: -state[n].ndim):
-            for dim, size in enumerate(state[name].shape):
-                if size > 1:
-                    yield name, _replaced(state, name, state[name].flip(dim))
-
-    # ------------------------------------------------------------------ weights and inputs
-    def _general(self, state: State) -> State:
-        """Weights near the given ones in general position; positive entries stay positive (variances)."""
-
-        def shake(tensor: Tensor) -> Tensor:
-            noise = self._normal(tensor)
-            if bool((tensor > 0).all()):
-                return tensor * torch.exp(0.3 * noise)
-            return tensor * torch.exp(0.1 * noise) + 0.02 * self._normal(tensor)
-
-        return _map_state(state, shake)
-
-    def _integer_state(self, state: State, terms: int) -> State:
-        """Weights in {-1, 0, 1}, so sparse that sums have about ``terms`` terms."""
-
-        def small(tensor: Tensor) -> Tensor:
-            fan = max(tensor.numel() // max(tensor.shape[0], 1), 1) if tensor.ndim > 1 else 1
-            keep = torch.rand(tensor.shape, generator=self.generator) < min(1.0, terms / fan)
-            return self._integers(tensor, 1) * keep.to(tensor.device)
-
-        return _map_state(state, small)
-
-    def _random(self, inputs: Any) -> Any:
-        """Normal entries for floating inputs, the given entries in another order for integer ones."""
-
-        def fresh(leaf: Any) -> Any:
-            if _is_float(leaf):
-                return self._normal(leaf)
-            if isinstance(leaf, Tensor) and leaf.dtype is not torch.bool and leaf.ndim:
-                order = torch.randperm(leaf.numel(), generator=self.generator)
-                return leaf.flatten()[order.to(leaf.device)].reshape(leaf.shape)
-            return leaf
-
-        return tree_map(fresh, inputs)
-
-    def _normal(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=self.generator, dtype=torch.float64).to(like)
-
-    def _integers(self, like: Tensor, top: int) -> Tensor:
-        return torch.randint(-top, top + 1, like.shape, generator=self.generator).to(like)
-
-
-def _is_float(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.is_floating_point()
-
-
-def _cast(tree: Any, dtype: torch.dtype) -> Any:
-    return tree_map(lambda leaf: leaf.detach().to(dtype) if _is_float(leaf) else leaf, tree)
-
-
-def _replaced(state: State, name: str, tensor: Tensor) -> State:
-    """The state with one tensor replaced, under all its names."""
-    old = tensor_identity(state[name])
-    return {n: tensor if tensor_identity(t) == old else t for n, t in state.items()}
-
-
-def _state(module: nn.Module) -> State:
-    """The state dict, detached, with names that share a tensor sharing one object."""
-    shared: dict[tuple[object, ...], Tensor] = {}
-    return {n: shared.setdefault(tensor_identity(t), t.detach()) for n, t in module.state_dict().items()}
-
-
-def _map_state(state: State, function: Callable[[Tensor], Tensor]) -> State:
-    """Apply a function to every floating tensor once, ties kept."""
-    done: dict[int, Tensor] = {}
-    out = {}
-    for name, tensor in state.items():
-        if id(tensor) not in done:
-            done[id(tensor)] = function(tensor) if _is_float(tensor) and tensor.numel() else tensor
-        out[name] = done[id(tensor)]
-    return out
+def _worst(errors: Sequence[float]) -> float:
+    """The largest; NaN if any is."""
+    return float("nan") if any(map(math.isnan, errors)) else max(errors)
 
 
 def _relative(before: list[Tensor], after: list[Tensor]) -> float:
@@ -427,7 +301,7 @@ def _relative(before: list[Tensor], after: list[Tensor]) -> float:
     return worst
 
 
-def _obstacle(model: nn.Module) -> str:
+def obstacle(model: nn.Module) -> str:
     """Why the weights cannot be used, or an empty string."""
     state = model.state_dict()
     if not state:
@@ -443,7 +317,3 @@ def _obstacle(model: nn.Module) -> str:
 def _inconclusive(reason: str) -> Proof:
     nan = float("nan")
     return Proof("inconclusive", reason, nan, nan, None, 0, Control("", nan, False))
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,15 +3,18 @@
 Importing this package costs nothing: matplotlib and Jinja2 are imported when something is drawn.
 """
 
+from weyl._files import refuse_existing, write_atomic
 from weyl.report._collapse import CAUTION, METHODS, Measured, criteria, cut_told, pair_excess, symmetry_told
 from weyl.report._content import Demo, Inspection, Path, Trained, Twin, families, order_to_dict
-from weyl.report._files import refuse_existing, write_atomic
+from weyl.report._group import HELD, MOVES, gauge_families, gauge_rows, order_told, overlap_told
 from weyl.report._html import render_collapse, render_demo, render_inspection
 from weyl.report._text import power_of_ten, printable, scientific, subscripts, to_json
 
 __all__ = [
     "CAUTION",
+    "HELD",
     "METHODS",
+    "MOVES",
     "Demo",
     "Inspection",
     "Measured",
@@ -21,7 +24,11 @@ __all__ = [
     "criteria",
     "cut_told",
     "families",
+    "gauge_families",
+    "gauge_rows",
     "order_to_dict",
+    "order_told",
+    "overlap_told",
     "pair_excess",
     "power_of_ten",
     "printable",

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from weyl._version import __version__
-from weyl.report._text import scientific
+from weyl.report._group import gauge_rows, order_told
+from weyl.report._text import scientific, starred
 
 if TYPE_CHECKING:
     from weyl.geometry import Collapse, Verdict
     from weyl.groups import Order
+    from weyl.orbits import Orbit
     from weyl.proof import Proof
     from weyl.structure import Structure
 
 __all__ = ["Demo", "Inspection", "Path", "Trained", "Twin", "families", "order_to_dict"]
 
-# A path component that is a layer number: ``h.3.mlp``, not ``conv1`` and not the ``#2`` of a second space.
-LAYER = re.compile(r"(?:(?<=\.)|^)\d+(?=[.#\[]|$)")
 SAME = 1e-9  # what rounding in float64 may change in a logit, with room to spare
 
 
@@ -39,6 +38,10 @@ class Inspection:
         Its check on the model; None if none was made.
     warnings : tuple of str
         What a reader must know besides.
+    orbit : Orbit or None
+        What the group does to the model's weights; None if they were not given.
+    weights : str
+        The file that they are from.
     """
 
     model: str
@@ -47,6 +50,8 @@ class Inspection:
     tensors: int
     proof: Proof | None = None
     warnings: tuple[str, ...] = ()
+    orbit: Orbit | None = None
+    weights: str = ""
 
     def to_dict(self, exact: bool = False) -> dict[str, Any]:
         """JSON-ready form; ``exact`` adds all digits of the order."""
@@ -58,8 +63,15 @@ class Inspection:
             "tensors": self.tensors,
             "group": group.symbol,
             "order": order_to_dict(group.order, exact),
+            "counts": order_told(group),
+            "permutations": order_to_dict(group.permutation_order, exact),
+            "dimension": group.dimension,
+            "gauges": gauge_rows(self.structure),
+            "overlap": {"dimension": self.structure.overlap[0], "signs": self.structure.overlap[1]},
             "spaces": self.structure.rows(),
             "proof": None if self.proof is None else self.proof.to_dict(),
+            "weights": self.weights or None,
+            "orbit": None if self.orbit is None else self.orbit.to_dict(),
             "warnings": list(self.warnings),
             "structure": self.structure.to_dict(),
         }
@@ -255,8 +267,8 @@ def families(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        key = (_starred(row["space"]), row["group"], row["copies"], tuple(map(_starred, row["within"])))
-        found.setdefault((*key, tuple(map(_starred, row["occurrences"]))), []).append(row)
+        key = (starred(row["space"]), row.get("kinds", row["group"]), row["copies"], tuple(map(starred, row["within"])))
+        found.setdefault((*key, tuple(map(starred, row["occurrences"]))), []).append(row)
     collected = []
     for (space, _, _, within, places), members in found.items():
         if len(members) == 1:
@@ -265,7 +277,3 @@ def families(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             renamed = {"space": space, "within": list(within), "occurrences": list(places)}
             collected.append({**members[0], **renamed, "times": len(members)})
     return collected
-
-
-def _starred(name: str) -> str:
-    return LAYER.sub("*", name)

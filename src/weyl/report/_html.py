@@ -11,6 +11,7 @@ from weyl._version import __version__
 from weyl.report import figures
 from weyl.report._collapse import CAUTION, METHODS, Measured, criteria, cut_told, pair_excess, symmetry_told
 from weyl.report._content import Demo, Inspection, families
+from weyl.report._group import HELD, MOVES, gauge_families, gauge_rows, order_told, overlap_told
 from weyl.report._text import power_of_ten, printable
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def _environment() -> Environment:
         significant=_significant,
         figure=lambda x: "–" if x is None else _significant(x) if isfinite(x) else "∞",
         rows=_rows,
+        acting=lambda inspection: gauge_families(gauge_rows(inspection.structure), MANY),
         percent=lambda x: f"{100 * x:.1f} %",
     )
     environment.globals.update(
@@ -117,9 +119,14 @@ def _environment() -> Environment:
         methods=METHODS,
         pair_excess=pair_excess,
         symmetry_told=symmetry_told,
+        order_told=order_told,
+        overlap_told=overlap_told,
+        moves=MOVES,
+        held=HELD,
         # The figures escape what they show; only their own markup may pass.
         spaces_figure=lambda structure: Markup(figures.spaces(structure)),
         barrier_figure=lambda path, name: Markup(figures.barrier(path, name=name)),
+        dimensions_figure=lambda rows: Markup(figures.dimensions(rows)),
         growth_figure=lambda mark: Markup(figures.growth(mark=mark)),
         cosines_figure=lambda found: Markup(_collapse_figures.cosines(found)),
         layers_figure=lambda it: Markup(

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from weyl.groups import Order
 
-__all__ = ["power_of_ten", "printable", "scientific", "subscripts", "to_json"]
+__all__ = ["power_of_ten", "printable", "scientific", "starred", "subscripts", "to_json"]
 
+# A path component that is a layer number: ``h.3.mlp``, not ``conv1`` and not the ``#2`` of a second space.
+LAYER = re.compile(r"(?:(?<=\.)|^)\d+(?=[.#\[]|$)")
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -64,6 +66,17 @@ def subscripts(symbol: str) -> str:
     """
     lowered = re.sub(r"_(\d+)", lambda found: found[1].translate(SUBSCRIPTS), symbol)
     return re.sub(r"\^(\d+)", lambda found: found[1].translate(SUPERSCRIPTS), lowered)
+
+
+def starred(name: str) -> str:
+    """A name with its layer numbers written ``*``.
+
+    Examples
+    --------
+    >>> starred("h.3.conv1#2"), starred("0.weight[1]")
+    ('h.*.conv1#2', '*.weight[1]')
+    """
+    return LAYER.sub("*", name)
 
 
 def to_json(data: Mapping[str, Any]) -> str:

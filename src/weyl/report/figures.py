@@ -7,8 +7,8 @@ or dark scheme; `standalone` fixes them for a file of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from weyl.report._canvas import MUTED, SERIES, draw_svg, locator, short, standalone
 from weyl.report._text import subscripts
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from weyl.report._content import Path
     from weyl.structure import Structure
 
-__all__ = ["barrier", "growth", "spaces", "standalone"]
+__all__ = ["barrier", "dimensions", "growth", "spaces", "standalone"]
 
 UNIVERSE = 80  # log10 of the usual estimate of the number of atoms in the observable universe
 SHOWN = 40
@@ -130,6 +130,45 @@ def barrier(path: Path, others: Sequence[Path] = (), name: str = "the network") 
     return draw_svg("Loss along the straight line from a minimum to its own twin", text, draw)
 
 
+def dimensions(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Draw the continuous dimension of a group item by item, as bars.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        As from `weyl.report.gauge_families`; the 40 of largest dimension are drawn.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element; bars of one colour are of one kind.
+    """
+    items = sorted((row for row in rows if row["dimension"]), key=lambda row: -row["dimension"])
+    shown = items[:SHOWN]
+    kinds = list(dict.fromkeys(row["what"] for row in shown))
+    names = [f"{row['what']}, {short(row['space'] or 'whole tensors', 24)}" for row in shown]
+
+    def draw(ax: Axes) -> None:
+        widths = [row["dimension"] for row in shown]
+        colours = [SERIES[kinds.index(row["what"]) % len(SERIES)] for row in shown]
+        ax.barh(range(len(shown)), widths, color=colours, height=0.62)
+        for at, width in enumerate(widths):
+            ax.text(width, at, f"  {width:,}", va="center", fontsize=9)
+        # Names stand above their bars: beside them they would leave no room on a phone.
+        for at, name in enumerate(names):
+            ax.text(0, at - 0.34, name, va="bottom", fontsize=9, color=MUTED)
+        ax.set(ylim=(len(shown) - 0.5, -0.95), xlim=(0, max(widths) * 1.16), xlabel="continuous dimension")
+        ax.set_yticks([])
+        ax.xaxis.set_major_locator(locator(4, integer=True))
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(length=0)
+
+    text = "; ".join(f"{name}: {row['dimension']:,}" for name, row in zip(names, shown, strict=True))
+    more = f" The {len(items) - SHOWN} smallest of {len(items)} are not drawn." if len(items) > SHOWN else ""
+    title = "Continuous dimension of the group, item by item"
+    return draw_svg(title, text.replace(r"\$", "$") + "." + more, draw, height=0.8 + 0.46 * len(shown))
+
+
 def spaces(structure: Structure) -> str:
     """Draw where every space occurs: a row a space, a column a parameter, filled dots for written dimensions.
 
@@ -144,6 +183,7 @@ def spaces(structure: Structure) -> str:
         An ``<svg>`` element; long rows are shared streams, short ones inner layers.
     """
     shown = structure.spaces[:SHOWN]
+    acting = structure.group.kinds
     moved = {name for space in structure.spaces for name, _ in space.occurrences}
     column = {name: i for i, name in enumerate(n for n in structure.axes if n in moved)}
     rows = [[(column[name], dim) for name, dim in space.occurrences] for space in shown]
@@ -157,7 +197,7 @@ def spaces(structure: Structure) -> str:
                 face = colour if filled else "none"
                 ax.plot(at, [row] * len(at), "o", color=colour, markerfacecolor=face, markersize=5.5)
             copies = space.multiplicity
-            label = f"{subscripts(space.symbol)}{f' ×{copies}' if copies > 1 else ''}"
+            label = f"{subscripts(acting[space.name])}{f' ×{copies}' if copies > 1 else ''}"
             ax.text(1.01, row, label, transform=ax.get_yaxis_transform(), va="center", fontsize=9, color=colour)
         ax.set_yticks(range(len(shown)), [short(space.name) for space in shown], fontsize=9)
         ax.set(ylim=(len(shown) - 0.4, -0.6), xlabel="parameters and buffers, in the order of the model")

@@ -1,6 +1,21 @@
-"""The structure of a model, as data: spaces and axis expressions. Holds no tensors."""
+"""The structure of a model, as data: spaces and axis expressions, and where gauges act. Holds no tensors."""
 
 from weyl.structure._axes import Axis, Cases, Fixed, Product, Sum, Units, spaces_of
 from weyl.structure._structure import Opaque, Structure
+from weyl.structure._weights import Absorption, Block, LogitShift, Weight
 
-__all__ = ["Axis", "Cases", "Fixed", "Opaque", "Product", "Structure", "Sum", "Units", "spaces_of"]
+__all__ = [
+    "Absorption",
+    "Axis",
+    "Block",
+    "Cases",
+    "Fixed",
+    "LogitShift",
+    "Opaque",
+    "Product",
+    "Structure",
+    "Sum",
+    "Units",
+    "Weight",
+    "spaces_of",
+]

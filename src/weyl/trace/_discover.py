@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import combinations
@@ -21,6 +21,8 @@ from weyl.structure import Opaque, Structure
 from weyl.trace._capture import capture, module_tensors
 from weyl.trace._cells import Axis, Cell, Uniform, flatten
 from weyl.trace._express import Expressions, express, make_spaces, merge_inseparable, name_spaces, simplify
+from weyl.trace._gauges import Naming
+from weyl.trace._grading import grade_parameters
 from weyl.trace._interpret import Interpreter, hold
 from weyl.trace._nest import Occurrence, find_nesting, settle
 from weyl.trace._values import Value, has_entries
@@ -28,6 +30,8 @@ from weyl.trace._values import Value, has_entries
 __all__ = ["analyse", "discover"]
 
 Identity = tuple[object, ...]
+# Of every tensor of the state: the values that stand for it in the graph, and its names.
+Owners = tuple[tuple[list[Value], list[str]], ...]
 
 
 def discover(
@@ -39,12 +43,12 @@ def discover(
     fixed: Sequence[str] = (),
     output: Callable[[Any], Any] | None = None,
 ) -> Structure:
-    """Find the permutation symmetry of a model.
+    """Find the symmetry group of a model: permutations, signs, scales, matrices, translations.
 
     The model is captured as a graph of operators in eval mode; every operator adds equations between the axes of
-    parameters and activations; what the equations leave free is the symmetry group. An operator that is not
-    understood pins what it touches and is listed in ``structure.opaque``: the group may be too small, it is
-    never too large.
+    parameters and activations, and between the exponents with which they scale and flip; what the equations leave
+    free is the symmetry group. An operator that is not understood pins what it touches and is listed in
+    ``structure.opaque``: the group may be too small, it is never too large.
 
     Parameters
     ----------
@@ -88,8 +92,8 @@ def discover(
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
     >>> structure = weyl.discover(net, (torch.zeros(1, 5),))
-    >>> structure.group.order.formula
-    '4! · 3!'
+    >>> structure.group.symbol, structure.group.order.formula
+    ('B_4 × B_3', '4! · 3! · 2^7')
     """
     return analyse(capture(model, args, kwargs, output), module_tensors(model), strict=strict, fixed=fixed)
 
@@ -112,15 +116,17 @@ def analyse(
     strict, fixed
         As in :func:`discover`.
     """
-    inputs, parameters = _inputs(program, tensors)
+    inputs, parameters, owners = _inputs(program, tensors)
     interpreter = Interpreter()
     context = interpreter.context
-    for name in _matching(parameters, fixed):
+    held = _matching(parameters, fixed)
+    for name in held:
         for axis in parameters[name]:
             context.pin(axis, "held fixed by the caller")
     result = interpreter.run(program.graph_module.graph, program.graph_module, inputs)
     hold(context, result, "an output of the model")
-    hold(context, _mutated(program, inputs), "a buffer that the forward pass changes")
+    mutated = _mutated(program, inputs)
+    hold(context, mutated, "a buffer that the forward pass changes")
     unused = _pin_unused(interpreter, program, tensors, inputs, parameters, result)
     overlapping = _pin_overlapping(interpreter, program, tensors, parameters)
     if strict and interpreter.unknown:
@@ -131,7 +137,8 @@ def analyse(
         )
     own = [Occurrence(axes) for axes in parameters.values()]
     settle(context.unifier, [*context.occurrences.values(), *own], parameters.values())
-    return _structure(interpreter, parameters, unused, overlapping)
+    still = (*held, *unused, *overlapping, *(n for n in parameters if not tensors[n].is_floating_point()))
+    return _structure(interpreter, parameters, unused, overlapping, owners, still, (result, mutated))
 
 
 def _matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
@@ -149,11 +156,12 @@ def _matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
 
 def _inputs(
     program: ExportedProgram, tensors: Mapping[str, torch.Tensor]
-) -> tuple[dict[Node, Any], dict[str, tuple[Axis, ...]]]:
-    """Values of the graph's inputs, and the axes of every named tensor of the state."""
+) -> tuple[dict[Node, Any], dict[str, tuple[Axis, ...]], Owners]:
+    """Values of the graph's inputs, axes of every named tensor of the state, and its values and names by identity."""
     places = {n.name: n for n in program.graph_module.graph.nodes if n.op == "placeholder"}
     values: dict[Node, Any] = {}
     owned: dict[Identity, tuple[Axis, ...]] = {}
+    owners: dict[Identity, tuple[list[Value], list[str]]] = {}
     identities = _identities(tensors)
     persistent = {
         spec.target
@@ -167,16 +175,19 @@ def _inputs(
             shape = tuple(tensors[spec.target].shape)
             axes = owned.setdefault(identity, _new_axes(shape))
             learnt = isinstance(tensors[spec.target], nn.Parameter) and tensors[spec.target].is_floating_point()
-            values[node] = Value(axes, general=learnt, distinct=frozenset(range(len(axes))) if learnt else frozenset())
+            value = Value(axes, general=learnt, distinct=frozenset(range(len(axes))) if learnt else frozenset())
+            values[node] = value
+            owners.setdefault(identity, ([], []))[0].append(value)
         else:
             values[node] = _constant_or_input(spec, node, program, tensors)
     parameters: dict[str, tuple[Axis, ...]] = {}
     for name, tensor in tensors.items():
         if identities[name] in owned:
             parameters[name] = owned[identities[name]]
+            owners[identities[name]][1].append(name)
         elif isinstance(tensor, nn.Parameter):
             parameters[name] = _new_axes(tuple(tensor.shape))
-    return values, parameters
+    return values, parameters, tuple(owners.values())
 
 
 def _new_axes(shape: tuple[int, ...], pin: str | None = None) -> tuple[Axis, ...]:
@@ -274,6 +285,9 @@ def _structure(
     parameters: dict[str, tuple[Axis, ...]],
     unused: tuple[str, ...],
     overlapping: tuple[str, ...],
+    owners: Owners,
+    still: tuple[str, ...],
+    outputs: Any,
 ) -> Structure:
     unifier = interpreter.context.unifier
     out = express(unifier, parameters)
@@ -282,13 +296,29 @@ def _structure(
     for atom in out.atoms.values():
         if atom not in nesting.read:
             unifier.pin((atom,), "not read on these inputs")
-    within = _within(out, nesting.within)
+    tracked = frozenset(a for a in out.atoms.values() if a in nesting.read and not a.loose and a.size > 1)
+    grading = grade_parameters(interpreter, tracked, nesting.within, owners, still, outputs)
+    moved = {out.names[atom] for atom in grading.atoms()}
+    within = _within(out, nesting.within, moved)
     within = merge_inseparable(out, within)
     _close(within)
-    free = [n for n, atom in out.atoms.items() if n in within and atom.pin is None and atom.size > 1]
+    moved = {out.final(atom) for atom in grading.atoms()}
+    free = [n for n, atom in out.atoms.items() if n in within and atom.size > 1 and (atom.pin is None or n in moved)]
     shown = {*free, *(outer for name in free for outer in within[name])}
     names = name_spaces(out.axes, shown)
-    spaces, indices = make_spaces(names, out, {n: within[n] & names.keys() for n in free})
+    inner = {n: within[n] & names.keys() for n in free}
+    around = {name for several in inner.values() for name in several}
+    outer = [atom for atom in grading.atoms() if out.final(atom) in around]
+    grading.settle({atom: _outer_atoms(out, atom, inner) for atom in grading.atoms()}, outer)
+    kinds = {out.final(atom): moves for atom, moves in grading.kinds().items()}
+    spaces, indices = make_spaces(names, out, inner, kinds)
+    sizes = {space.name: space.size for space in (*spaces, *indices)}
+    naming = Naming(
+        {a: names[out.final(a)] for a in out.names if out.final(a) in names},
+        sizes,
+        {space.name: space.within for space in (*spaces, *indices)},
+    )
+    gauges = grading.gauges(naming)
     return Structure(
         spaces=spaces,
         axes={name: simplify(axes, names) for name, axes in out.axes.items()},
@@ -300,7 +330,19 @@ def _structure(
             *(f"{name} shares memory with another tensor and is held still" for name in overlapping),
         ),
         pinned=_reasons(parameters),
+        gauges=tuple(gauges.gauges),
+        weights=gauges.weights,
+        offsets=gauges.offsets,
+        absorptions=gauges.absorptions,
+        overlap=gauges.overlap,
+        logit_shifts=grading.logit_shifts,
     )
+
+
+def _outer_atoms(out: Expressions, atom: Cell, within: Mapping[str, set[str]]) -> frozenset[Cell]:
+    """The atoms on whose indices what acts on an atom may depend."""
+    outer = within.get(out.final(atom), set())
+    return frozenset(a for a in out.names if out.final(a) in outer)
 
 
 def _reasons(parameters: dict[str, tuple[Axis, ...]]) -> dict[str, str]:
@@ -323,12 +365,18 @@ def _cells(axis: Axis) -> Iterator[Cell]:
                 yield from _cells(part)
 
 
-def _within(out: Expressions, always: Mapping[Cell, frozenset[Cell]]) -> dict[str, set[str]]:
-    """For every atom by name, the atoms of parameters that it always occurs with (none for pinned ones)."""
+def _within(out: Expressions, always: Mapping[Cell, frozenset[Cell]], moved: Collection[str]) -> dict[str, set[str]]:
+    """For every atom by name, the atoms of parameters that it always occurs with (none for pinned ones).
+
+    Pinned atoms on which something acts live within others, too, but not within each other.
+    """
     within: dict[str, set[str]] = {}
     for name, atom in out.atoms.items():
-        outer = always.get(atom, frozenset()) if atom.pin is None else frozenset()
+        outer = always.get(atom, frozenset()) if atom.pin is None or name in moved else frozenset()
         within[name] = {out.names[a] for a in outer if a in out.names and a.size > 1 and not a.loose}
+    for name in within:
+        if out.atoms[name].pin is not None:
+            within[name] -= {other for other in within[name] if name in within.get(other, ())}
     return within
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from weyl.groups import Kind, Space
@@ -22,6 +22,7 @@ class Expressions:
     axes: dict[str, tuple[Axis, ...]] = field(default_factory=dict)
     atoms: dict[str, Cell] = field(default_factory=dict)
     names: dict[Cell, str] = field(default_factory=dict)
+    merged: dict[str, str] = field(default_factory=dict)
 
     def name(self, atom: Cell) -> str:
         """Provisional name of an atom."""
@@ -29,6 +30,13 @@ class Expressions:
             self.names[atom] = f"u{len(self.names)}"
             self.atoms[self.names[atom]] = atom
         return self.names[atom]
+
+    def final(self, atom: Cell) -> str:
+        """The name under which an atom ended up."""
+        name = self.names[atom]
+        while name in self.merged:
+            name = self.merged[name]
+        return name
 
 
 def express(unifier: Unifier, parameters: dict[str, tuple[cells.Axis, ...]]) -> Expressions:
@@ -111,6 +119,7 @@ def merge_inseparable(out: Expressions, inner_of: dict[str, set[str]]) -> dict[s
         merged = f"{first}_{second}"
         size = out.atoms[first].size * out.atoms[second].size
         out.atoms[merged] = Cell(size, out.atoms[first].pin)
+        out.merged.update({first: merged, second: merged})
         out.axes = {n: tuple(_fuse(x, first, second, merged, size) for x in axes) for n, axes in out.axes.items()}
         inner_of[merged] = (inner_of.pop(first) | inner_of.pop(second)) - {first, second}
         for name, outer in inner_of.items():
@@ -249,18 +258,28 @@ def name_spaces(axes: dict[str, tuple[Axis, ...]], chosen: Iterable[str]) -> dic
     return names
 
 
+def kind_of(moves: frozenset[str]) -> Kind:
+    """The largest kind whose moves are all among the given ones."""
+    kinds = [kind for kind in Kind if kind.moves <= moves]
+    return max(kinds, key=lambda kind: len(kind.moves))
+
+
 def make_spaces(
-    names: dict[str, str], out: Expressions, within: dict[str, set[str]]
+    names: dict[str, str], out: Expressions, within: dict[str, set[str]], kinds: Mapping[str, frozenset[str]]
 ) -> tuple[tuple[Space, ...], tuple[Space, ...]]:
-    """Spaces (outer before inner) and the fixed indices that tell copies of them apart."""
+    """Spaces (outer before inner) and the fixed indices that tell copies of them apart.
+
+    ``kinds`` says what acts on an atom beside permutations.
+    """
     depth = {name: len(within.get(name, ())) for name in names}
     ordered = sorted(names, key=lambda name: depth[name])
     spaces, indices = [], []
     for name in ordered:
         atom = out.atoms[name]
         outer = tuple(names[o] for o in sorted(within.get(name, ()), key=lambda o: (depth[o], ordered.index(o))))
-        if atom.pin is None:
-            spaces.append(Space(names[name], atom.size, Kind.SYMMETRIC, outer))
+        moves = kinds.get(name, frozenset()) | ({"permute"} if atom.pin is None else set())
+        if moves:
+            spaces.append(Space(names[name], atom.size, kind_of(moves), outer))
         else:
             indices.append(Space(names[name], atom.size, Kind.TRIVIAL))
     return tuple(spaces), tuple(indices)

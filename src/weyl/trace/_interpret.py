@@ -15,6 +15,7 @@ from weyl.trace._capture import is_mutation
 from weyl.trace._cells import Axis
 from weyl.trace._context import Call, Context, Result
 from weyl.trace._general import mark_general
+from weyl.trace._grade import Entry
 from weyl.trace._values import RuleError, Value, constant_axes, has_entries
 from weyl.trace.rules import IGNORED, INDEX_ARGUMENT, RULES
 
@@ -47,11 +48,15 @@ class Unknown:
 
 @dataclass
 class Interpreter:
-    """Interprets graphs; ``unknown`` lists what was not understood, ``read`` the values that an operator read."""
+    """Interprets graphs.
+
+    ``unknown`` lists what was not understood, ``read`` the values that an operator read, ``log`` every operator.
+    """
 
     context: Context = field(default_factory=Context)
     unknown: list[Unknown] = field(default_factory=list)
     read: set[int] = field(default_factory=set)
+    log: list[Entry] = field(default_factory=list)
 
     def run(self, graph: Graph, owner: GraphModule, inputs: dict[Node, Any], depth: int = 0) -> Any:
         """Interpret a graph; returns what its output node returns, tensors replaced by values.
@@ -142,12 +147,21 @@ class Interpreter:
         try:
             result = rule(self.context, call)
             _check(result, call.shapes)
-        except (RuleError, ValueError) as error:
+        except (RuleError, ValueError, IndexError) as error:
             self._pin_labels((args, kwargs))
             return self._opaque(node, args, kwargs, str(error))
         result = self._drop_rounded_labels(result, _dtypes(node))
         self._settle_labels(call, result)
-        return mark_general(call, result, _dtypes(node))
+        marked = mark_general(call, result, _dtypes(node))
+        self._record(node, call, (args, kwargs), marked)
+        return marked
+
+    def _record(self, node: Node, call: Call | None, arguments: Any, result: Any) -> None:
+        """Keep an operator for grading."""
+        results = result if isinstance(result, (list, tuple)) else [result]
+        values = tuple(leaf for leaf in _leaves(arguments) if isinstance(leaf, Value))
+        kept = tuple(value if isinstance(value, Value) else None for value in results)
+        self.log.append(Entry(call, values, kept, tuple(_dtypes(node))))
 
     def _drop_rounded_labels(self, result: Result, dtypes: list[torch.dtype]) -> Result:
         """Labels in a type that cannot tell all positions apart are numbers."""
@@ -181,11 +195,11 @@ class Interpreter:
             return self._opaque(node, args, kwargs, "no rule")
         tensors = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, (Value, torch.Tensor))]
         places = [n for n in graph.graph.nodes if n.op == "placeholder"]
-        known = len(self.unknown)
+        known, logged = len(self.unknown), len(self.log)
         try:
             result = self.run(graph.graph, graph, dict(zip(places, tensors, strict=True)), depth + 1)
         except RuleError:
-            del self.unknown[known:]
+            del self.unknown[known:], self.log[logged:]
             return self._opaque(node, args, kwargs, "no rule")
         for unknown in self.unknown[known:]:
             unknown.op, unknown.module = str(node.target), _module_path(node)
@@ -222,6 +236,7 @@ class Interpreter:
             else item
             for item in (value if many else [value])
         ]
+        self._record(node, None, (args, kwargs), results)
         return results if many else results[0]
 
 

@@ -12,7 +12,7 @@ from weyl.trace._cells import Axis, size_of
 from weyl.trace._context import Call, Context, Result, Rule, merge_hidden
 from weyl.trace._values import Hidden, RuleError, Value
 
-__all__ = ["INDEX_ARGUMENT", "RULES"]
+__all__ = ["INDEX_ARGUMENT", "RULES", "run_of"]
 
 WHY = "looked up by position"
 
@@ -46,7 +46,7 @@ def index(context: Context, call: Call) -> Result:
     if any(not isinstance(v, Value) for _, v in picked) or len(indices) != value.ndim:
         raise RuleError("an index that is not a tensor")
     tensors = [v for _, v in picked]
-    run = _run(tensors[0], value.shape[picked[0][0]]) if len(picked) == 1 else None
+    run = run_of(tensors[0], value.shape[picked[0][0]]) if len(picked) == 1 else None
     if run is not None:
         return context.slice(value, picked[0][0], *run)
     hidden: tuple[Hidden, ...] = merge_hidden(tensors)
@@ -64,7 +64,7 @@ def index(context: Context, call: Call) -> Result:
     return context.value(axes, (*value.survivors(tuple(value.axes[d] for d in dims)), *hidden))
 
 
-def _run(index: Value, size: int) -> tuple[int, int] | None:
+def run_of(index: Value, size: int) -> tuple[int, int] | None:
     """First and last-plus-one of a constant index that is a run of positions: a slice in other words."""
     if index.constant is None or index.ndim != 1 or index.constant.dtype is torch.bool:
         return None
@@ -76,7 +76,7 @@ def index_select(context: Context, call: Call) -> Result:
     """Some positions of one dimension."""
     value: Value = call["self"]
     dim = call["dim"] % max(value.ndim, 1)
-    run = _run(call["index"], value.shape[dim]) if value.ndim else None
+    run = run_of(call["index"], value.shape[dim]) if value.ndim else None
     if run is not None:
         return context.slice(value, dim, *run)
     hidden = look_up(context, value.axes[dim], call["index"])

@@ -8,7 +8,7 @@ from weyl.trace._cells import Axis, Uniform, flatten, size_of
 from weyl.trace._context import Call, Context, Result, Rule, normal_dims
 from weyl.trace._values import RuleError, Value
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "order_of"]
 
 
 def reshape(context: Context, call: Call) -> Result:
@@ -20,11 +20,11 @@ def reshape(context: Context, call: Call) -> Result:
 def permute(context: Context, call: Call) -> Result:
     """Dimensions in another order."""
     value: Value = call["self"]
-    order = _order(call, value.ndim)
+    order = order_of(call, value.ndim)
     return context.view(value, [value.axes[d] for d in order], ordered=order == sorted(order))
 
 
-def _order(call: Call, rank: int) -> list[int]:
+def order_of(call: Call, rank: int) -> list[int]:
     order = list(range(rank))
     if call.name == "permute":
         return [d % rank for d in call["dims"]]
