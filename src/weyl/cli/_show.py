@@ -139,10 +139,10 @@ def demo(found: Demo, report: Path, *, as_json: bool) -> None:
 
 def _demo_rows(found: Demo) -> list[tuple[str, list[str]]]:
     nets = found.networks
-    orders = [net.inspection.structure.group.order for net in nets]
+    orders = [net.inspection.structure.group.permutation_order for net in nets]
     spread = [max(abs(twin.loss - net.loss) for twin in net.twins) for net in nets]
     return [
-        ("equivalent minima", [scientific(order) for order in orders]),
+        ("minima by permutations", [scientific(order) for order in orders]),
         ("  factored", [subscripts(order.formula) for order in orders]),
         ("proof", [net.inspection.proof.verdict if net.inspection.proof else "not made" for net in nets]),
         ("held-out accuracy", [f"{net.accuracy:.1%}" for net in nets]),
