@@ -197,6 +197,90 @@ def test_other_biases_are_not(name: str) -> None:
     assert preserved(net, args) < 1e-12
 
 
+# ---------------------------------------------------------------------- biases that are added
+def adding(op: Callable[[Any, Tensor], Tensor], **layers: Any) -> nn.Module:
+    """A sum behind a tanh, read out by a linear layer."""
+    return Net(lambda m, x: m.out(op(m, x).tanh()), out=lin(6, 3), **layers)
+
+
+IDS = torch.tensor([[1, 4, 2, 0, 7], [3, 3, 5, 8, 1]])
+SHARED: dict[str, tuple[nn.Module, tuple[Tensor, ...], int]] = {
+    "linear layers": (adding(lambda m, x: m.a(x) + m.b(x), a=lin(4, 6), b=lin(4, 6)), (features(2, 4),), 6),
+    "a difference": (adding(lambda m, x: m.a(x) - m.b(x), a=lin(4, 6), b=lin(4, 6)), (features(2, 4),), 6),
+    "three of them": (
+        adding(lambda m, x: m.a(x) + (m.b(x) - m.c), a=lin(4, 6), b=lin(4, 6), c=par(6)),
+        (features(2, 4),),
+        12,
+    ),
+    "embeddings": (
+        adding(lambda m, x: m.e(x) + m.p(torch.arange(5)), e=nn.Embedding(9, 6), p=nn.Embedding(5, 6)),
+        (IDS,),
+        6,
+    ),
+    "a part of a table": (
+        adding(lambda m, x: m.e(x) + m.p[:, :5], e=nn.Embedding(9, 6), p=par(1, 8, 6)),
+        (IDS,),
+        6,
+    ),
+    "both of an LSTM": (
+        Net(lambda m, x: m.o(m.r(x)[0]), r=nn.LSTM(4, 5, batch_first=True), o=lin(5, 3)),
+        (features(2, 6, 4),),
+        20,
+    ),
+    "both of a GRU": (
+        Net(lambda m, x: m.o(m.r(x)[0]), r=nn.GRU(4, 5, 2, batch_first=True, bidirectional=True), o=lin(10, 3)),
+        (features(2, 6, 4),),
+        40,
+    ),
+    "both of a cell": (Net(lambda m, x: m.o(m.r(x)), r=nn.GRUCell(4, 5), o=lin(5, 3)), (features(2, 4),), 10),
+}
+NOT_SHARED: dict[str, Case] = {
+    "one is read elsewhere": (
+        adding(lambda m, x: m.a(x) + (b := m.b(x)) + b.sum(), a=lin(4, 6), b=lin(4, 6)),
+        (features(2, 4),),
+    ),
+    "one is returned": (
+        Net(lambda m, x: m.o((m.a(x) + m.b(x)).tanh()) + m.b.bias.sum(), a=lin(4, 6), b=lin(4, 6), o=lin(6, 3)),
+        (features(2, 4),),
+    ),
+    "one is scaled": (adding(lambda m, x: m.a(x) + 2 * m.b(x), a=lin(4, 6), b=lin(4, 6)), (features(2, 4),)),
+    "one is scaled by the sum": (
+        adding(lambda m, x: torch.add(m.a(x), m.b(x), alpha=2), a=lin(4, 6), b=lin(4, 6)),
+        (features(2, 4),),
+    ),
+    "one is behind a function": (
+        adding(lambda m, x: m.a(x) + m.b(x).relu(), a=lin(4, 6), b=lin(4, 6)),
+        (features(2, 4),),
+    ),
+    "one is one number": (adding(lambda m, x: m.a(x) + m.c, a=lin(4, 6), c=par(1)), (features(2, 4),)),
+    "one and the same": (
+        adding(lambda m, x: m.a(x) + m.a(x.flip(0)), a=lin(4, 6)),
+        (features(2, 4),),
+    ),
+    "no biases": (
+        Net(lambda m, x: m.o(m.r(x)[0]), r=nn.LSTM(4, 5, bias=False, batch_first=True), o=lin(5, 3)),
+        (features(2, 6, 4),),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_biases_that_are_added_take_from_each_other(name: str) -> None:
+    net, args, dimension = SHARED[name]
+    structure = weyl.discover(net.eval(), args)
+    found = [g for g in structure.gauges if g.kind is GaugeKind.TRANSLATION]
+    assert sum(structure.space(g.space).size * structure.space(g.space).multiplicity for g in found) == dimension
+    assert preserved(net, args, "translate") < 1e-12
+    assert preserved(net, args) < 1e-12
+
+
+@pytest.mark.parametrize("name", NOT_SHARED)
+def test_other_biases_keep_to_themselves(name: str) -> None:
+    net, args = NOT_SHARED[name]
+    assert not kinds(net.eval(), args)[GaugeKind.TRANSLATION]
+    assert preserved(net, args) < 1e-12
+
+
 # ---------------------------------------------------------------------- sines
 @pytest.mark.parametrize("op", [torch.sin, torch.cos])
 def test_half_a_period_changes_the_sign(op: Callable[[Tensor], Tensor]) -> None:

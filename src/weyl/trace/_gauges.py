@@ -175,9 +175,8 @@ def _places(parameters: Mapping[str, Graded]) -> Iterator[tuple[Place, int]]:
 
 def _whole(row: Mapping[Place, Number]) -> dict[Place, int]:
     """The same direction in coprime integers, the first positive."""
-    powers = {place: Fraction(c) for place, c in row.items()}
-    common = math.lcm(*(p.denominator for p in powers.values()))
-    whole = {place: int(p * common) for place, p in powers.items()}
+    common = math.lcm(*(power.denominator for power in row.values()))
+    whole = {place: int(power * common) for place, power in row.items()}
     divisor = math.gcd(*whole.values())
     sign = 1 if next(iter(whole.values())) > 0 else -1
     return {place: sign * p // divisor for place, p in whole.items()}

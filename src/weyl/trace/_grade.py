@@ -78,12 +78,16 @@ class Grader:
         self.signs.new()
         return self.scales.new()
 
+    def strands(self, axes: tuple[Axis, ...]) -> list[Blocks] | None:
+        """All blocks of a tensor with some axes; None if there are too many."""
+        if axes not in self.blocks:
+            self.blocks[axes] = strands_of(self.unifier, axes)
+        return self.blocks[axes]
+
     def fresh(self, axes: Sequence[Axis]) -> Graded:
         """A tensor of which nothing is known yet."""
         axes = tuple(axes)
-        if axes not in self.blocks:
-            self.blocks[axes] = strands_of(self.unifier, axes)
-        blocks = self.blocks[axes]
+        blocks = self.strands(axes)
         shape = tuple(_size(axis) for axis in axes)
         if blocks is None:
             return Graded(shape, None)
@@ -100,7 +104,7 @@ class Grader:
         """A tensor that no symmetry changes."""
         shape = value.shape
         null = value.constant is not None and bool((value.constant == 0).all())
-        blocks = strands_of(self.unifier, value.axes)
+        blocks = self.strands(value.axes)
         if blocks is None:
             return Graded(shape, None, constant=True, null=null)
         terms = tuple(Term(strands, constant_unknowns(strands), ZERO) for strands in blocks)
@@ -120,7 +124,7 @@ class Grader:
 
     def alias(self, value: Value, tensor: Graded) -> None:
         """A result that has the exponents of another tensor."""
-        blocks = strands_of(self.unifier, value.axes)
+        blocks = self.strands(value.axes)
         if blocks is None or tensor.terms is None:
             self.kill(tensor)
             self.known[id(value)] = Graded(value.shape, None)

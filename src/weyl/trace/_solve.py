@@ -30,7 +30,7 @@ class Exponents:
     >>> system.relate([(y, 2), (z, -1)])
     >>> system.solve()
     >>> root, = system.expression(x)
-    >>> [system.expression(v)[root] / system.expression(x)[root] for v in (x, y, z)]
+    >>> [Fraction(system.expression(v)[root], system.expression(x)[root]) for v in (x, y, z)]
     [Fraction(1, 1), Fraction(-1, 1), Fraction(-2, 1)]
     """
 
@@ -149,7 +149,7 @@ class Exponents:
         free = self._substituted({root: 1})
         if self.modulus:
             return free
-        return {y: Fraction(c * ratio) for y, c in free.items()}
+        return {y: c * ratio for y, c in free.items()}
 
 
 def _quotient(a: Number, b: Number) -> Number:
