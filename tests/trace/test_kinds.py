@@ -168,6 +168,29 @@ ALIVE: dict[str, Case] = {
     "not softened": (by_hand(lambda s: s.tanh()), (features(2, 5, 4),)),
     "softened and returned": (by_hand(lambda s: s.softmax(-1) + s), (features(2, 5, 4),)),
     "scaled by place": (by_hand(lambda s: (s * torch.arange(5.0)).softmax(-1)), (features(2, 5, 4),)),
+    "read by an operator without a rule, beside a constant": (
+        Net(
+            lambda m, x: m.o(m.n(h := m.a(x)).relu()) + m.p(h.masked_fill(torch.eye(6)[:2, :5] > 0, 1.0)),
+            a=lin(4, 5),
+            n=nn.BatchNorm1d(5),
+            o=lin(5, 3),
+            p=lin(5, 3, bias=False),
+        ),
+        (features(2, 4),),
+    ),
+    "keys that are read by an operator without a rule": (
+        Net(
+            lambda m, x: (
+                m.o(F.scaled_dot_product_attention(m.q(x), k := m.k(x), m.v(x)))
+                + m.o(torch.logaddexp(k, torch.zeros(6)))
+            ),
+            q=lin(4, 6),
+            k=lin(4, 6),
+            v=lin(4, 6),
+            o=lin(6, 3),
+        ),
+        (features(2, 5, 4),),
+    ),
     "keys that are values": (
         Net(
             lambda m, x: m.out(F.scaled_dot_product_attention(m.q(x), k := m.k(x), k)),
@@ -296,9 +319,14 @@ def test_half_a_period_changes_the_sign(op: Callable[[Tensor], Tensor]) -> None:
         nn.Sequential(lin(4, 5, bias=False), Lambda(torch.sin), lin(5, 3)),
         Net(lambda m, x: m.b(torch.sin(h := m.a(x)) + h), a=lin(4, 5), b=lin(5, 3)),
         nn.Sequential(lin(4, 5), Lambda(lambda h: torch.sin(2 * h)), lin(5, 3)),
+        Net(
+            lambda m, x: m.b(torch.sin(h := m.a(x))) + m.b(torch.logaddexp(h, torch.zeros(5))),
+            a=lin(4, 5),
+            b=lin(5, 3),
+        ),
         nn.Sequential(lin(4, 5), Lambda(lambda h: torch.sin(h).relu()), lin(5, 3)),
     ],
-    ids=["no bias", "read twice", "another frequency", "a sign that matters"],
+    ids=["no bias", "read twice", "another frequency", "read by an operator without a rule", "a sign that matters"],
 )
 def test_half_a_period_is_no_shift_elsewhere(net: nn.Module) -> None:
     assert not kinds(net, (features(2, 4),))[GaugeKind.SHIFT]

@@ -13,6 +13,7 @@ from weyl.trace._cells import Cell
 from weyl.trace._gauges import Generator, Place
 from weyl.trace._grade import Entry, Grader
 from weyl.trace._graded import Graded, Strand, Term
+from weyl.trace._solve import ZERO
 from weyl.trace._values import Value
 
 __all__ = ["Sources", "find_dead", "find_shifts", "find_sources", "innermost"]
@@ -54,7 +55,7 @@ def find_sources(
     returned = tuple(leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Value))
     for entry in (*log, Entry(None, returned, ())):
         given = {t.scalar for value in entry.values for t in grader.get(value).terms or ()}
-        made = [t.scalar for r in entry.results if r is not None for t in grader.get(r).terms or ()]
+        made = {t.scalar for r in entry.results if r is not None for t in grader.get(r).terms or ()} - {ZERO}
         if entry.call is not None and made and given.issuperset(made):
             continue  # a view
         for value in entry.values:
