@@ -331,3 +331,18 @@ def test_nothing_to_balance_and_what_is_not_finite():
         case.net[0].bias[0] = float("inf")
     with pytest.raises(weyl.NotFiniteError, match="not finite"):
         balance(case.structure, case.state)
+
+
+def test_what_could_be_shrunk_for_ever_is_named():
+    """Before a BatchNorm all weights may shrink, if only its statistics follow: the norm has no least value."""
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 1)).double().eval()
+    structure = weyl.discover(net, (torch.zeros(1, 1, 5, 5, dtype=torch.float64),))
+    found = balance(structure, net.state_dict())
+    assert not found.attained and found.left_alone and not found.unattained
+    (name,) = found.left_alone
+    values = {name: np.full(3, 0.5)}
+    group = structure.group
+    shorter = weyl.act(Element(group.spaces, group.identity(), group.gauges, values), structure, found.state)
+    assert sum(float(shorter[n].square().sum()) for n, _ in net.named_parameters()) < found.norm_after
+    plain = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    assert balance(weyl.discover(plain, (torch.zeros(1, 4),)), plain.state_dict()).left_alone == ()

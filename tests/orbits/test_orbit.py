@@ -15,7 +15,7 @@ from torch import nn
 
 import weyl
 from weyl.errors import NotFiniteError, StructureError, UsageError
-from weyl.groups import Element, Gauge, GaugeKind, Kind, Part, Space
+from weyl.groups import Element, Gauge, GaugeKind, Kind, Order, Part, Space
 from weyl.orbits._orbit import orbit
 from weyl.structure import Block, Fixed, Product, Structure, Units, Weight
 
@@ -450,8 +450,9 @@ def test_results_are_shown_and_written():
 
 def test_wrong_input_is_refused():
     structure, state = perceptron(nn.ReLU, 3)
-    with pytest.raises(NotFiniteError, match=r"'0\.bias' has NaN"):
-        orbit(structure, state | {"0.bias": torch.tensor([1.0, math.nan, 0])})
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(NotFiniteError, match=r"'0\.bias' has entries that are not finite"):
+            orbit(structure, state | {"0.bias": torch.tensor([1.0, wrong, 0])})
     with pytest.raises(StructureError, match=r"has no tensor '2\.weight'"):
         orbit(structure, {name: tensor for name, tensor in state.items() if name != "2.weight"})
     with pytest.raises(StructureError, match="shape"):
@@ -460,3 +461,15 @@ def test_wrong_input_is_refused():
         orbit(structure, state, tolerance=0.0)
     with pytest.raises(UsageError, match="budget"):
         orbit(structure, state, budget=-1)
+
+
+def test_signs_within_matrices_are_counted_like_permutations_within_them():
+    net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5)).double()
+    structure = weyl.discover(net, (torch.zeros(1, 4, dtype=torch.float64),))
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    found = orbit(structure, state)
+    assert found.group_order == structure.group.order == Order.of({3: 1}, {2: 3})
+    assert found.stabiliser_order == 1
+    for name, index in (("0.weight", (1,)), ("0.bias", (1,)), ("1.weight", (slice(None), 1))):
+        state[name][index] = 0
+    assert orbit(structure, state).stabiliser_order == 2

@@ -1,6 +1,8 @@
 """Gauges of structures as data: text form, older text, refusals, tables."""
 
+import copy
 import json
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -171,3 +173,10 @@ def test_gauges_of_a_structure_do_not_change():
             mapping["x"] = ()
     assert found.weights_by_tensor["w"] == ((GAUGES[0], GOOD),)
     assert found.weights_by_tensor.get("b") is None
+
+
+@pytest.mark.parametrize("case", gauged.CASES.values(), ids=gauged.CASES)
+def test_structures_are_pickled_and_copied(case):
+    structure = case().structure
+    assert pickle.loads(pickle.dumps(structure)) == structure
+    assert copy.deepcopy(structure) == structure

@@ -396,11 +396,36 @@ def test_logits_shift_apart_from_the_group() -> None:
         nn.Sequential(lin(4, 5), nn.ReLU(), lin(5, 3), nn.Softmax(1)),
         Net(lambda m, x: F.linear(x, m.w) @ m.w, w=par(3, 4)),
         Net(lambda m, x: m.a(x).T, a=lin(4, 3)),
+        Net(lambda m, x: m.a(x[None].expand(3, 2, 4)[:, 0]).mT, a=lin(4, 3)),
+        Net(lambda m, x: (y := m.a(x), m.b(y.tanh())), a=lin(4, 3), b=lin(3, 1)),
+        lin(4, 1),
     ],
-    ids=["not the output", "tied", "transposed"],
+    ids=["not the output", "tied", "transposed", "transposed and square", "read elsewhere", "a single class"],
 )
 def test_logits_that_do_not_shift(net: nn.Module) -> None:
     structure = weyl.discover(net, (features(2, 4),))
     assert not structure.logit_shifts
     with pytest.raises(weyl.StructureError, match="no logits to shift"):
         shift_logits(structure, net.state_dict())
+
+
+def test_logits_of_tensors_that_are_held_do_not_shift() -> None:
+    net = nn.Sequential(lin(4, 5), nn.ReLU(), lin(5, 3))
+    assert weyl.discover(net, (features(2, 4),)).logit_shifts
+    assert not weyl.discover(net, (features(2, 4),), fixed=["2.bias"]).logit_shifts
+
+
+# ---------------------------------------------------------------------- powers
+@pytest.mark.parametrize("exponent", [2.01, 2.99, 3.01])
+def test_powers_that_are_nearly_whole_have_no_parity(exponent: float) -> None:
+    net = Net(lambda m, x: m.o(x * (m.gain**exponent)), gain=nn.Parameter(torch.rand(4) + 0.5), o=lin(4, 3))
+    structure = weyl.discover(net, (features(2, 4),))
+    assert not any(
+        gauge.kind is GaugeKind.SIGN and "gain" in structure.weights[gauge.name] for gauge in structure.gauges
+    )
+
+
+def test_powers_that_are_whole_have_one() -> None:
+    net = Net(lambda m, x: m.o(x * (m.gain**3)), gain=nn.Parameter(torch.rand(4) + 0.5), o=lin(4, 3))
+    structure = weyl.discover(net, (features(2, 4),))
+    assert any(gauge.kind is GaugeKind.SIGN and "gain" in structure.weights[gauge.name] for gauge in structure.gauges)

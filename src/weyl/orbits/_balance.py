@@ -44,7 +44,10 @@ class Balanced:
         Largest relative difference that is left between the two sides of a unit or a space.
     unattained : mapping of str to tuple of (tuple of int)
         Units by gauge, ``(*outer, unit)``, or copies, ``(*outer,)`` for matrices, in which the norm has no least
-        value: one side is dead, so that the other could be shrunk for ever. They are left as they were.
+        value: one side is dead, or of lower rank, so that the other could be shrunk for ever. They are left as they
+        were.
+    left_alone : tuple of str
+        Gauges that also move running statistics outside the norm, along which the weights could be shrunk for ever.
     """
 
     state: dict[str, Tensor]
@@ -54,11 +57,12 @@ class Balanced:
     iterations: int
     imbalance: float
     unattained: Mapping[str, tuple[tuple[int, ...], ...]]
+    left_alone: tuple[str, ...] = ()
 
     @property
     def attained(self) -> bool:
         """Whether the norm is the least of the whole orbit."""
-        return not self.unattained and self.imbalance <= TOLERANCE
+        return not self.unattained and not self.left_alone and self.imbalance <= TOLERANCE
 
 
 def balance(structure: Structure, state: Mapping[str, Tensor], *, norm_of: Collection[str] | None = None) -> Balanced:
@@ -125,7 +129,7 @@ def balance(structure: Structure, state: Mapping[str, Tensor], *, norm_of: Colle
         element = _element(structure, shifts) @ element
         moved = act(element, structure, state)
     before, after = (_norm(tensors, counted) for tensors in (state, moved))
-    return Balanced(moved, element, before, after, iterations, imbalance, problem.unattained)
+    return Balanced(moved, element, before, after, iterations, imbalance, problem.unattained, problem.left_alone)
 
 
 def _counted(structure: Structure, state: Mapping[str, Tensor], norm_of: Collection[str] | None) -> frozenset[str]:
@@ -207,7 +211,9 @@ class _Problem:
                 self._pieces[frame.gauge.name].append(piece)
                 if name not in counted and any(_statistics(structure, names)):
                     held.add(frame.gauge.name)
-        self._moving = [g for g in structure.gauges if g.kind in MOVING and g.name not in held]
+        moving = [gauge for gauge in structure.gauges if gauge.kind in MOVING]
+        self.left_alone = tuple(gauge.name for gauge in moving if gauge.name in held)
+        self._moving = [gauge for gauge in moving if gauge.name not in held]
         self._shifting = [gauge for gauge in structure.gauges if gauge.kind is GaugeKind.TRANSLATION]
 
     def solved(self) -> tuple[dict[str, Tensor], int, float]:

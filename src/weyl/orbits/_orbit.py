@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from weyl.orbits._proportional import proportional_units
 from weyl.orbits._search import Search
 from weyl.orbits._signs import Signs
 from weyl.orbits._tables import Atoms, positions, tables_of
-from weyl.structure import Structure
+from weyl.structure import Structure, Weight
 
 __all__ = ["Orbit", "OrbitSize", "orbit"]
 
@@ -154,8 +154,9 @@ def _listed(found: Units) -> str:
 def orbit(structure: Structure, state: Mapping[str, Tensor], *, tolerance: float = 1e-9, budget: int = 5000) -> Orbit:
     r"""Count the distinct parameter vectors that are equivalent to a state, and find what holds it fixed.
 
-    The finite part of the group, permutations and signs, has :math:`|G|` elements, but moves a state to only
-    :math:`|G| / |Stab|` places: m duplicates divide by m!, a unit fixed by its flip by 2, and units of several spaces
+    The finite part of the group, permutations and signs (also those inside matrix groups), has :math:`|G|` elements,
+    but moves a state to only :math:`|G| / |Stab|` places: m duplicates divide by m!, a unit fixed by its flip by 2, and
+    units of several spaces
     that can only trade places together by what they generate.
 
     Parameters
@@ -182,7 +183,7 @@ def orbit(structure: Structure, state: Mapping[str, Tensor], *, tolerance: float
     StructureError
         If a tensor is missing or has another shape than the structure says.
     NotFiniteError
-        If an entry is NaN.
+        If an entry is NaN or infinite.
     UsageError
         If the tolerance is not positive, or the budget negative.
 
@@ -219,17 +220,18 @@ def orbit(structure: Structure, state: Mapping[str, Tensor], *, tolerance: float
         raise UsageError(f"tolerance must be positive and budget a whole number, got {tolerance!r} and {budget!r}")
     _check(structure, state)
     known = {name: tensor for name, tensor in state.items() if name in structure.axes}
-    atoms = Atoms(structure)
+    finite = _finite(structure)
+    atoms = Atoms(finite)
     arrays = {name: _array(name, tensor) for name, tensor in known.items()}
     arrays.update(_unabsorbed(structure, known, arrays))
-    tables = tables_of(structure, known, atoms)
+    tables = tables_of(finite, known, atoms)
     nonzero = [(table.rows(arrays[table.name]) != 0).any(axis=-1) for table in tables]
     signs = Signs(tables, nonzero, atoms.sign_count)
     everywhere = Signs(tables, [np.ones(table.shape, dtype=bool) for table in tables], atoms.sign_count)
-    search = Search(structure, arrays, atoms, tables, signs, budget)
+    search = Search(finite, arrays, atoms, tables, signs, budget)
     order = structure.group.permutation_order * Order.of({}, {2: atoms.sign_count - 1 - everywhere.freedom})
     stabiliser = search.order << (signs.freedom - everywhere.freedom)
-    dimension, dimension_exact = continuous_rank(structure, known, atoms)
+    dimension, dimension_exact = continuous_rank(structure, known, Atoms(structure))
     return Orbit(
         group_order=order,
         stabiliser_order=stabiliser,
@@ -245,6 +247,27 @@ def orbit(structure: Structure, state: Mapping[str, Tensor], *, tolerance: float
     )
 
 
+def _finite(structure: Structure) -> Structure:
+    """The same structure with signs in place of the matrices, and complex numbers, that contain them."""
+    weights = {name: dict(tensors) for name, tensors in structure.weights.items()}
+    gauges = []
+    for gauge in structure.gauges:
+        if gauge.kind in (GaugeKind.LINEAR, GaugeKind.ORTHOGONAL, GaugeKind.COMPLEX):
+            gauge = replace(gauge, kind=GaugeKind.SIGN)
+            for tensor, several in weights[gauge.name].items():
+                weights[gauge.name][tensor] = tuple(half for weight in several for half in _halves(weight))
+        gauges.append(gauge)
+    return replace(structure, gauges=tuple(gauges), weights=weights, overlap=(0, 0))
+
+
+def _halves(weight: Weight) -> Iterator[Weight]:
+    """The block of a weight, and for pairs that of their imaginary parts."""
+    yield replace(weight, partner=0)
+    if weight.partner:
+        moved = {d: replace(b, base=b.base + weight.partner) if d == weight.dim else b for d, b in weight.blocks}
+        yield replace(weight, blocks=tuple(moved.items()), partner=0)
+
+
 def _check(structure: Structure, state: Mapping[str, Tensor]) -> None:
     act(structure.group.identity(), structure, state)
     missing = [name for name in structure.axes if name not in state]
@@ -254,8 +277,8 @@ def _check(structure: Structure, state: Mapping[str, Tensor]) -> None:
 
 def _array(name: str, tensor: Tensor) -> NDArray[Any]:
     """The entries as float64, complex128 or int64, without loss."""
-    if bool(torch.isnan(tensor).any()):
-        raise NotFiniteError(f"{name!r} has NaN, which equals nothing, not even itself: its orbit cannot be counted")
+    if not bool(torch.isfinite(tensor).all()):
+        raise NotFiniteError(f"{name!r} has entries that are not finite: its orbit cannot be counted")
     whole = not (tensor.is_floating_point() or tensor.is_complex())
     dtype = torch.int64 if whole else torch.complex128 if tensor.is_complex() else torch.float64
     return tensor.detach().to(device="cpu", dtype=dtype).contiguous().numpy()

@@ -44,7 +44,7 @@ class Sampler:
 
         def small(tensor: Tensor) -> Tensor:
             fan = max(tensor.numel() // max(tensor.shape[0], 1), 1) if tensor.ndim > 1 else 1
-            keep = torch.rand(tensor.shape, generator=self._generator) < min(1.0, terms / fan)
+            keep = torch.rand(tensor.shape, generator=self._generator, device="cpu") < min(1.0, terms / fan)
             return self.integers(tensor, 1) * keep.to(tensor.device)
 
         return _map_state(state, small)
@@ -56,7 +56,7 @@ class Sampler:
             if is_float(leaf):
                 return self.normal(leaf)
             if isinstance(leaf, Tensor) and leaf.dtype is not torch.bool and leaf.ndim:
-                order = torch.randperm(leaf.numel(), generator=self._generator)
+                order = torch.randperm(leaf.numel(), generator=self._generator, device="cpu")
                 return leaf.flatten()[order.to(leaf.device)].reshape(leaf.shape)
             return leaf
 
@@ -64,11 +64,11 @@ class Sampler:
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal entries."""
-        return torch.randn(like.shape, generator=self._generator, dtype=torch.float64).to(like)
+        return torch.randn(like.shape, generator=self._generator, dtype=torch.float64, device="cpu").to(like)
 
     def integers(self, like: Tensor, top: int) -> Tensor:
         """Integers between ``-top`` and ``top``."""
-        return torch.randint(-top, top + 1, like.shape, generator=self._generator).to(like)
+        return torch.randint(-top, top + 1, like.shape, generator=self._generator, device="cpu").to(like)
 
 
 def is_float(leaf: Any) -> bool:

@@ -86,13 +86,13 @@ class Structure:
         For a gauge, by name, the constants that its flips leave behind, and the biases that take them up.
     overlap : (int, int)
         Continuous dimension and number of signs that gauges share, so that they are not counted twice.
+    logit_shifts : tuple of LogitShift
+        Symmetries of a softmax loss that are none of the function, and so in no group.
 
     Raises
     ------
     StructureError
         If two parts do not fit: a name that nothing has, a size that differs, a block that leaves its axis.
-    logit_shifts : tuple of LogitShift
-        Symmetries of a softmax loss that are none of the function, and so in no group.
 
     Examples
     --------
@@ -165,6 +165,9 @@ class Structure:
         for name, offset in self.offsets.items():
             if name not in shapes or not math.isfinite(offset):
                 raise StructureError(f"offset {offset} of {name!r}: it needs a tensor of the structure, and be finite")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Structure.from_json, (self.to_json(),)
 
     def __hash__(self) -> int:
         return hash((self.spaces, tuple(self.axes.items()), self.gauges))

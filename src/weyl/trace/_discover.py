@@ -328,6 +328,7 @@ def _structure(
         notes=(
             *dict.fromkeys(unifier.conflicts),
             *(f"{name} shares memory with another tensor and is held still" for name in overlapping),
+            *(("tensors of too many blocks keep their signs and scales",) if grading.grader.unopened else ()),
         ),
         pinned=_reasons(parameters),
         gauges=tuple(gauges.gauges),

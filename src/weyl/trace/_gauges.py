@@ -108,12 +108,12 @@ def _apart(generators: list[Generator], grader: Grader, shifts: Mapping[int, Pla
             sum(power for g in generators if g.roots <= chosen for p, power in g.powers.items() if p == place) % 2 == 1
         )
 
-    tests = [partial(flips, place) for _, place in own] + [partial(_odd, grader, unknown) for unknown, _ in own]
+    tests = [partial(flips, place) for _, place in own] + [partial(grader.odd, unknown) for unknown, _ in own]
     roots = _eliminated(roots, tests)
     out = []
     for chosen in roots:
         powers = _total([g.powers for g in generators if g.roots <= chosen])
-        added = {place: math.pi for unknown, place in own if _odd(grader, unknown, chosen)}
+        added = {place: math.pi for unknown, place in own if grader.odd(unknown, chosen)}
         if not added and powers:
             out.append(Generator(generators[0].atom, GaugeKind.SIGN, powers, chosen))
         elif added and not any(flips(place, chosen) for _, place in own):
@@ -123,22 +123,17 @@ def _apart(generators: list[Generator], grader: Grader, shifts: Mapping[int, Pla
 
 def _once(generators: list[Generator], grader: Grader, flipped: Sequence[int]) -> list[Generator]:
     """Choose flips so that each sigmoid is flipped by one of them at most; leave out what would flip it as well."""
-    own = [u for u in flipped if any(_odd(grader, u, g.roots) for g in generators)]
+    own = [u for u in flipped if any(grader.odd(u, g.roots) for g in generators)]
     if not own:
         return generators
     plain = [g for g in generators if g.kind is GaugeKind.SIGN]
     out = [g for g in generators if g.kind is not GaugeKind.SIGN]
-    for chosen in _eliminated([g.roots for g in plain], [partial(_odd, grader, u) for u in own]):
+    for chosen in _eliminated([g.roots for g in plain], [partial(grader.odd, u) for u in own]):
         powers = _total([g.powers for g in plain if g.roots <= chosen])
-        again = any(_odd(grader, u, chosen) and any(_odd(grader, u, g.roots) for g in out) for u in own)
+        again = any(grader.odd(u, chosen) and any(grader.odd(u, g.roots) for g in out) for u in own)
         if powers and not again:
             out.append(Generator(generators[0].atom, GaugeKind.SIGN, powers, chosen))
     return out
-
-
-def _odd(grader: Grader, unknown: int, roots: frozenset[int]) -> bool:
-    expression = grader.signs.expression(unknown)
-    return sum(expression.get(root, 0) for root in roots) % 2 == 1
 
 
 def _eliminated(rows: list[frozenset[int]], tests: Sequence[Callable[[frozenset[int]], bool]]) -> list[frozenset[int]]:
@@ -259,8 +254,8 @@ def prune(generators: Sequence[Generator], parameters: Mapping[str, Graded], wit
         for atom in dict.fromkeys(g.atom for g in mine):
             own = [g for g in mine if g.atom is atom]
             target = _reach(own[0], within)
-            beside = [_component(g, target, parameters, within) for g in done if target <= _reach(g, within)]
-            rows = [_component(g, target, parameters, within) for g in own]
+            beside = [_component(g, target, parameters) for g in done if target <= _reach(g, within)]
+            rows = [_component(g, target, parameters) for g in own]
             done.extend(own[i] for i in independent(rows, modulus, beside))
         kept.extend(g for g in done if g.kind is kind)
     return kept
@@ -273,9 +268,7 @@ def _reach(generator: Generator, within: Relation) -> frozenset[Cell]:
     return within[generator.atom] | (frozenset() if generator.kind is GaugeKind.CENTRED else {generator.atom})
 
 
-def _component(
-    generator: Generator, atoms: frozenset[Cell], parameters: Mapping[str, Graded], within: Relation
-) -> Component:
+def _component(generator: Generator, atoms: frozenset[Cell], parameters: Mapping[str, Graded]) -> Component:
     """What a generator does that depends on the indices of given atoms alone: by tensor, block and occurrences."""
     out: Component = {}
     for (name, number, dim, place), power in generator.powers.items():
@@ -315,7 +308,7 @@ def overlap_of(generators: Sequence[Generator], parameters: Mapping[str, Graded]
                     by_set[frozenset(chosen)].append(generator)
         total = 0
         for atoms, members in by_set.items():
-            rows = [_component(g, atoms, parameters, within) for g in members]
+            rows = [_component(g, atoms, parameters) for g in members]
             if modulus:
                 rows = [{key: power % 2 for key, power in row.items() if power % 2} for row in rows]
             lost = len(rows) - len(independent(rows, modulus))

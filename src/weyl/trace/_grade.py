@@ -53,7 +53,8 @@ class Grader:
     ``tracked`` are the atoms that have exponents at all; ``rough`` those that some operator treats otherwise than
     linearly; ``normed`` and ``centred`` those that some operator normalises as a whole, without and with its mean.
     ``flips`` are results of sigmoids, ``shifts`` arguments of sines with the signs that half a period gives the result,
-    ``asked`` the values that a rule has looked at, ``offsets`` what is added to a variance before its root is taken.
+    ``unopened`` counts tensors of too many blocks, ``asked`` are the values that a rule has looked at, ``offsets`` what
+    is added to a variance before its root is taken.
     """
 
     unifier: Unifier
@@ -67,6 +68,7 @@ class Grader:
     offsets: dict[int, list[float]] = field(default_factory=dict)
     flips: list[Value] = field(default_factory=list)
     shifts: list[tuple[Value, Graded]] = field(default_factory=list)
+    unopened: int = 0
     asked: set[int] = field(default_factory=set)
     known: dict[int, Graded] = field(default_factory=dict)
     blocks: dict[tuple[Axis, ...], list[Blocks] | None] = field(default_factory=dict)
@@ -82,6 +84,7 @@ class Grader:
         """All blocks of a tensor with some axes; None if there are too many."""
         if axes not in self.blocks:
             self.blocks[axes] = strands_of(self.unifier, axes)
+            self.unopened += self.blocks[axes] is None
         return self.blocks[axes]
 
     def fresh(self, axes: Sequence[Axis]) -> Graded:
@@ -245,6 +248,11 @@ class Grader:
         return [(assignment, [*terms[1:], terms[0]]) for assignment, terms in found]
 
     # ------------------------------------------------------------------ the end
+    def odd(self, unknown: int, roots: frozenset[int]) -> bool:
+        """Whether a sign changes when the free signs in ``roots`` do; after the equations are solved."""
+        expression = self.signs.expression(unknown)
+        return sum(expression.get(root, 0) for root in roots) % 2 == 1
+
     def opaque(self, entry: Entry) -> None:
         """An operator of which nothing is known."""
         for value in entry.values:

@@ -113,12 +113,8 @@ class Grading:
         for reader in self.readers:
             for term in reader.terms():
                 strand, unknowns = term.strands[reader.dim], term.unknowns[reader.dim]
-                if any(self._odd(unknown, generator.roots) for unknown in unknowns):
+                if any(self.grader.odd(unknown, generator.roots) for unknown in unknowns):
                     yield reader, strand
-
-    def _odd(self, unknown: int, roots: frozenset[int]) -> bool:
-        expression = self.grader.signs.expression(unknown)
-        return sum(expression.get(root, 0) for root in roots) % 2 == 1
 
     def _absorptions(self, generator: Generator, naming: Naming) -> tuple[Absorption, ...]:
         found = ((reader, block_of(strand, naming)[0]) for reader, strand in self._flips(generator))
@@ -181,7 +177,7 @@ def grade_parameters(
     )
     generators += find_dead(grader, interpreter.log, sources, free, *_named(owners, uses), within)
     generators += find_shared(grader, interpreter.log, outputs, free, *_named(owners, uses), within)
-    logits = find_logit_shifts(grader, interpreter.log, outputs[0], *_named(owners, uses))
+    logits = find_logit_shifts(grader, interpreter.log, outputs[0], sources, free, *_named(owners, uses))
     return Grading(parameters, names, generators, offsets, grader, readers, logits)
 
 

@@ -105,7 +105,7 @@ class _Reading:
         if name in SAME and len(forms) == 1 and len(results) == 1:
             return self._note(results[0], forms[0])
         if name in CUTS and forms[0] == (WHOLE, 1) and len(forms) == 1:
-            return all(self._half(entry.values[0], result, call) for result in results)
+            return all(self._half(entry.values[0], result) for result in results)
         if name in ("neg", "negative") and forms[0] is not None:
             return self._note(results[0], (forms[0][0], -forms[0][1]))
         if name in ("cat", "concat"):
@@ -142,7 +142,7 @@ class _Reading:
         self.forms[id(result)] = form
         return True
 
-    def _half(self, value: Value, result: Value, call: Call) -> bool:
+    def _half(self, value: Value, result: Value) -> bool:
         """A part of a whole: all of it along another dimension, or one half of the pairs."""
         tensor, part = self.grader.get(value), self.grader.get(result)
         (dim,) = self.dims(tensor)

@@ -109,13 +109,13 @@ def attention(grader: Grader, call: Call, results: Results) -> bool:
             key, value = (t.spread(t.ndim - 3, times) for t in (key, value))
     batch = LETTERS[: query.ndim - 2]
     out = grader.make(first(results))
-    scores = _still(grader, query, key, out)
+    scores = _scores(grader, query, key, out)
     grader.product([Factor(query, batch + "MD"), Factor(key, batch + "ND")], scores, batch + "MN")
     grader.product([Factor(scores, batch + "MN"), Factor(value, batch + "NE")], out, batch + "ME")
     return True
 
 
-def _still(grader: Grader, query: Graded, key: Graded, out: Graded) -> Graded:
+def _scores(grader: Grader, query: Graded, key: Graded, out: Graded) -> Graded:
     """Attention weights: the atoms of batch and heads are those of queries and keys, all exponents zero."""
     batch = out.ndim - 2
     found: dict[Blocks, None] = {}

@@ -140,8 +140,9 @@ def power(grader: Grader, call: Call, results: Results) -> bool:
     if not isfinite(exponent):
         return False
     simple = Fraction(exponent).limit_denominator(MOST)
-    sign = int(exponent) % 2 if simple.denominator == 1 else None
-    scale = simple if float(simple) == exponent and abs(simple) <= MOST else None
+    exact = float(simple) == exponent
+    sign = int(exponent) % 2 if exact and simple.denominator == 1 else None
+    scale = simple if exact and abs(simple) <= MOST else None
     bend(grader, grader.get(call["self"]), grader.make(first(results)), scale, sign)
     return True
 
