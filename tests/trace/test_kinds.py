@@ -429,3 +429,17 @@ def test_powers_that_are_whole_have_one() -> None:
     net = Net(lambda m, x: m.o(x * (m.gain**3)), gain=nn.Parameter(torch.rand(4) + 0.5), o=lin(4, 3))
     structure = weyl.discover(net, (features(2, 4),))
     assert any(gauge.kind is GaugeKind.SIGN and "gain" in structure.weights[gauge.name] for gauge in structure.gauges)
+
+
+# ---------------------------------------------------------------------- numbers that are added
+@pytest.mark.parametrize("number", [True, 1, 1e-12, -2.5])
+def test_a_number_that_is_added_holds_units_still(number: float) -> None:
+    net = nn.Sequential(lin(4, 5), Lambda(lambda h: h + number), Lambda(torch.relu), lin(5, 3))
+    assert not kinds(net, (features(2, 4),))
+
+
+@pytest.mark.parametrize("op", [lambda h: h + 0, lambda h: torch.where(h.new_ones(5) > 0, h, 0.0)])
+def test_zero_holds_nothing(op: Callable[[Tensor], Tensor]) -> None:
+    net = nn.Sequential(lin(4, 5), Lambda(op), Lambda(torch.relu), lin(5, 3))
+    assert kinds(net, (features(2, 4),)) == {GaugeKind.SCALE: 1}
+    assert preserved(net, (features(2, 4),)) < 1e-13

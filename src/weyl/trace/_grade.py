@@ -20,7 +20,10 @@ from weyl.trace._solve import ZERO, Exponents, Number
 from weyl.trace._unify import Unifier
 from weyl.trace._values import Value
 
-__all__ = ["Entry", "Factor", "Grader"]
+__all__ = ["LETTERS", "Entry", "Factor", "Grader"]
+
+# Names of dimensions in products.
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
@@ -158,14 +161,14 @@ class Grader:
     def same(self, operands: Sequence[Graded], out: Graded, sign: bool = True) -> None:
         """Each operand, broadcast, has the exponents of the result: a sum. Tensors of zeros may have any."""
         rank = out.ndim
-        letters = _letters(rank)
+        letters = LETTERS[:rank]
         for operand in operands:
             if not operand.null:
                 self.product([Factor(operand, letters[rank - operand.ndim :])], out, letters, sign=sign)
 
     def power(self, operand: Graded, out: Graded, scale: Number, sign: int) -> None:
         """An elementwise function with f(c x) = c ** scale f(x) for c > 0 and f(-x) = (-1) ** sign f(x)."""
-        letters = _letters(out.ndim)
+        letters = LETTERS[: out.ndim]
         factor = Factor(operand, letters[out.ndim - operand.ndim :], scale, sign)
         self.product([factor], out, letters)
         self.roughen(operand)
@@ -274,10 +277,6 @@ def _extend(assignment: Assignment, sizes: dict[str, int], factor: Factor, term:
                 out = dict(assignment)
             out[letter] = strand
     return dict(out) if out is assignment else out
-
-
-def _letters(rank: int) -> str:
-    return "abcdefghijklmnopqrstuvwxyz"[:rank]
 
 
 def _size(axis: Axis) -> int:

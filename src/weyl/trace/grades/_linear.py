@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from weyl.trace._context import Call, normal_dims
-from weyl.trace._grade import Factor, Grader
+from weyl.trace._grade import LETTERS, Factor, Grader
 from weyl.trace._graded import Blocks, Graded, Term, constant_unknowns, fits
 from weyl.trace._solve import ZERO
 from weyl.trace._values import Value
 from weyl.trace.grades._call import GradeRule, Results, first, number, operands
-from weyl.trace.grades._pointwise import LETTERS
 
 __all__ = ["RULES"]
 

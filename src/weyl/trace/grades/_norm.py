@@ -5,11 +5,10 @@ from __future__ import annotations
 from itertools import chain
 
 from weyl.trace._context import Call
-from weyl.trace._grade import Factor, Grader
+from weyl.trace._grade import LETTERS, Factor, Grader
 from weyl.trace._graded import Graded, Strand, Term
 from weyl.trace._values import Value
 from weyl.trace.grades._call import GradeRule, Results, first
-from weyl.trace.grades._pointwise import LETTERS
 
 __all__ = ["RULES"]
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from math import isfinite
 
 from weyl.trace._context import Call
-from weyl.trace._grade import Factor, Grader
+from weyl.trace._grade import LETTERS, Factor, Grader
 from weyl.trace._graded import Graded
 from weyl.trace._solve import Number
 from weyl.trace._values import Value
@@ -15,7 +15,6 @@ from weyl.trace.grades._call import GradeRule, Results, first, number, operands
 
 __all__ = ["RULES", "bend", "keep", "scale_by"]
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 ODD = frozenset(
     """tanh tan asin atan arcsin arctan sinh asinh arcsinh atanh arctanh erf special_erf erfinv special_erfinv
     softsign hardshrink softshrink tanhshrink trunc fix round frac""".split()
@@ -93,7 +92,8 @@ def total(grader: Grader, call: Call, results: Results) -> bool:
     """Sums and differences: a number other than zero holds everything still."""
     if call.get("alpha", 1) == 0:
         return False
-    if any(number(call[name]) and call[name] != 0 for name in ("self", "other") if name in call.arguments):
+    terms = [call[name] for name in ("self", "other") if name in call.arguments]
+    if any(not isinstance(term, Value) and term != 0 for term in terms):
         return False
     grader.same([grader.get(v) for v in operands(call)], grader.make(first(results)))
     return True
@@ -201,7 +201,7 @@ def extreme(grader: Grader, call: Call, results: Results) -> bool:
 
 def choose(grader: Grader, call: Call, results: Results) -> bool:
     """One of two, by a condition that nothing changes."""
-    if "other" not in call.arguments or any(number(call[n]) and call[n] != 0 for n in ("self", "other")):
+    if any(not isinstance(call[name], Value) and call[name] != 0 for name in ("self", "other")):
         return False
     out = grader.make(first(results))
     grader.kill(grader.get(call["condition"]))
@@ -249,6 +249,6 @@ RULES: dict[str, GradeRule] = {
     **dict.fromkeys(["sigmoid", "hardsigmoid", "special_expit"], sigmoid),
     **dict.fromkeys(["prelu", "_prelu_kernel"], prelu),
     **dict.fromkeys(["maximum", "minimum", "fmax", "fmin", "max.other", "min.other"], extreme),
-    "where.self": choose,
+    **dict.fromkeys(["where.self", "where.ScalarOther", "where.ScalarSelf"], choose),
     **dict.fromkeys(["masked_fill.Scalar", "masked_fill.Tensor"], masked_fill),
 }

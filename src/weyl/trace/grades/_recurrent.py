@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from weyl.trace._context import Call
-from weyl.trace._grade import Factor, Grader
+from weyl.trace._grade import LETTERS, Factor, Grader
 from weyl.trace._graded import Graded
 from weyl.trace._values import Value
 from weyl.trace.grades._call import GradeRule, Results
-from weyl.trace.grades._pointwise import LETTERS, bend
+from weyl.trace.grades._pointwise import bend
 from weyl.trace.rules._recurrent import GATES
 
 __all__ = ["RULES"]

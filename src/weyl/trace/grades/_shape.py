@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from weyl.trace._context import Call
-from weyl.trace._grade import Factor, Grader
+from weyl.trace._grade import LETTERS, Factor, Grader
 from weyl.trace._graded import Graded
 from weyl.trace._values import Value
 from weyl.trace.grades._call import GradeRule, Results, first, operands
-from weyl.trace.grades._pointwise import LETTERS, scale_by
+from weyl.trace.grades._pointwise import scale_by
 from weyl.trace.rules._index import run_of
 from weyl.trace.rules._shape import order_of
 
