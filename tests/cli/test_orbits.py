@@ -91,6 +91,16 @@ def test_rank_beside_what_the_group_predicts(weyl: Weyl, model: str, dimension: 
     assert "hidden symmetry" in weyl("orbit", model, "--hidden").stdout
 
 
+def test_inputs_that_limit_the_rank_are_said(weyl: Weyl) -> None:
+    few, enough = (weyl("orbit", TANH, "--hidden", "--samples", n, "--json") for n in (2, 64))
+    said = [warning for warning in json.loads(few.stdout)["warnings"] if "the inputs limit the rank" in warning]
+    assert len(said) == 1 and "2 inputs" in said[0] and "4 directions" in said[0] and "--samples" in said[0]
+    # As many rows as parameters, or more, show all directions that there are.
+    assert not any("limit the rank" in warning for warning in json.loads(enough.stdout)["warnings"])
+    shown = weyl("orbit", TANH, "--hidden", "--samples", 1)
+    assert "limit the rank: 1 input can" in shown.stderr and "on 1 random input " in shown.stdout
+
+
 def test_duplicates_show_as_hidden_symmetry(weyl: Weyl, tmp_path: Path) -> None:
     """Two equal tanh units: what goes into the sum of both may be shared in any way."""
     path = save(tmp_path / "twice.pt", TANH, duplicate)
@@ -152,7 +162,7 @@ def test_balance_keeps_the_types_of_the_file(weyl: Weyl, tmp_path: Path) -> None
 def test_a_dead_side_is_said(weyl: Weyl, tmp_path: Path) -> None:
     half = save(tmp_path / "half.pt", RELU, lambda state: state["fc2.weight"][:, 2].zero_())
     result = weyl("balance", RELU, "--weights", half)
-    assert result.exit_code == 0 and "1 unit was left alone" in result.stderr
+    assert result.exit_code == 0 and "left as they were (fc1 scale)" in result.stderr
     assert "fc1 scale: 2" in result.stdout and "not attained" in result.stdout
 
 
@@ -207,6 +217,21 @@ def test_inspect_with_weights_shows_their_orbit_and_reports_it(weyl: Weyl, tmp_p
     assert json.loads(weyl("inspect", TANH, "--json").stdout)["orbit"] is None
 
 
+@pytest.mark.parametrize("flags", [(), ("--no-verify",)])
+def test_inspect_of_weights_with_nan_shows_the_structure_and_decides_nothing(
+    weyl: Weyl, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    nan = save(tmp_path / "nan.pt", RELU, lambda state: state["fc1.weight"].fill_(math.nan))
+    result = weyl("inspect", RELU, "--weights", nan, *flags)
+    assert result.exit_code == 4
+    assert "the orbit is not counted: 'fc1.weight' has entries that are not finite" in result.stderr
+    assert "Mon+₄" in result.stdout and "not counted: see" in result.stdout
+    found = json.loads(weyl("inspect", RELU, "--weights", nan, "--json", *flags).stdout)
+    assert found["orbit"] is None and any("not finite" in warning for warning in found["warnings"])
+    plain = weyl("inspect", RELU, "--weights", save(tmp_path / "net.pt", RELU), *flags)
+    assert plain.exit_code == 0 and "not counted: see" not in plain.stdout
+
+
 def test_verify_shows_every_kind(weyl: Weyl) -> None:
     shown = weyl("verify", TANH).stdout
     assert "permutations" in shown and "signs" in shown and "scales" not in shown
@@ -225,7 +250,7 @@ def test_count_says_what_it_counts(weyl: Weyl) -> None:
     [
         (("orbit", RELU, "--weights", "{tmp}/missing.pt"), 3, "no such file"),
         (("orbit", RELU, "--weights", "{tmp}/other.pt"), 1, "do not fit"),
-        (("orbit", RELU, "--weights", "{tmp}/nan.pt"), 4, "NaN"),
+        (("orbit", RELU, "--weights", "{tmp}/nan.pt"), 4, "not finite"),
         (("orbit", RELU, "--weights", ""), 2, "--weights is empty"),
         (("orbit", RELU, "--key", "ema"), 2, "give --weights"),
         (("orbit", RELU, "--samples", "5"), 2, "give --hidden"),
@@ -234,6 +259,12 @@ def test_count_says_what_it_counts(weyl: Weyl) -> None:
         (("orbit", "{nets}:meta_with_input", "--weights", "{tmp}/net.pt"), 3, "meta device"),
         (("balance", "{nets}:meta_with_input"), 3, "meta device"),
         (("balance", RELU, "-o", "{tmp}/out.pt"), 2, ".safetensors"),
+        (("balance", RELU, "--force"), 2, "give -o, too"),
+        (("inspect", RELU, "--force"), 2, "give --report, too"),
+        (("collapse", RELU, "--data", "digits", "--force"), 2, "give --report, too"),
+        (("count", "3", "--force"), 2, "give --plot, too"),
+        (("simplex", "3", "--force"), 2, "give --plot, too"),
+        (("tangents", RELU, "--trials", "4"), 2, "give --check, too"),
         (("balance", RELU, "-o", "{tmp}/none/out.safetensors"), 3, "does not exist"),
         (("balance", RELU, "-o", "{tmp}/old.safetensors"), 3, "--force"),
         (
@@ -267,3 +298,10 @@ def test_meta_models_have_tangents_to_list_and_none_to_check(weyl: Weyl, nets: s
     assert weyl("tangents", f"{nets}:meta_with_input").exit_code == 0
     checked = weyl("tangents", f"{nets}:meta_with_input", "--check")
     assert checked.exit_code == 4 and "inconclusive" in checked.stdout
+
+
+def test_what_running_statistics_hold_is_said(weyl: Weyl) -> None:
+    result = weyl("balance", "cnn?widths=2-2&size=6", "--json")
+    found = json.loads(result.stdout)
+    assert found["attained"] is False and found["left_alone"] == ["conv1 scale", "conv2 scale"]
+    assert any("left alone (conv1 scale, conv2 scale)" in warning for warning in found["warnings"])

@@ -3,7 +3,7 @@
 import copy
 import math
 import pickle
-from itertools import product
+from itertools import count, product
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ def gauged_groups(draw, kinds=tuple(K)):
     """Random towers, with spaces that are not permuted, and gauges of all kinds that act consistently."""
     spaces: list[Space] = []
     gauges: list[Gauge] = []
+    names = (f"g{number}" for number in count())
     for number in range(draw(st.integers(1, 3))):
         parent = draw(st.sampled_from([None, *spaces]))
         within = () if parent is None else (*parent.within, parent.name)
@@ -34,9 +35,9 @@ def gauged_groups(draw, kinds=tuple(K)):
         if mixed:
             gauges = [gauge for gauge in gauges if gauge.space not in mixed]
         for chosen in draw(st.lists(st.sampled_from(kinds), max_size=3)):
-            gauges.append(Gauge(f"g{len(gauges)}", space.name, chosen, draw(carries(chosen, space.name, gauges))))
+            gauges.append(Gauge(next(names), space.name, chosen, draw(carries(chosen, space.name, gauges))))
     for chosen in draw(st.lists(st.sampled_from([K.SIGN, K.SCALE, K.TRANSLATION]), max_size=2)):
-        gauges.append(Gauge(f"g{len(gauges)}", "", chosen, draw(carries(chosen, "", gauges))))
+        gauges.append(Gauge(next(names), "", chosen, draw(carries(chosen, "", gauges))))
     return Group(tuple(spaces), tuple(draw(st.permutations(gauges))))
 
 
@@ -532,7 +533,6 @@ def test_bad_values_are_refused(kind, values, says):
         ((Gauge("g", "", K.COMPLEX),), "needs a space"),
         ((Gauge("t", "a", K.TRANSLATION, (("s", 1),)), Gauge("s", "b", K.SIGN)), "no gauge of space 'a'"),
         ((Gauge("t", "a", K.TRANSLATION, (("s", 1),)),), "no gauge of space 'a'"),
-        ((Gauge("t", "a", K.SCALE, (("s", 1),)), Gauge("s", "a", K.SIGN)), "acts on a scale"),
         ((Gauge("t", "a", K.SHIFT, (("c", 1),)), Gauge("c", "a", K.SCALE)), "'scale' acts on a shift"),
         ((Gauge("t", "a", K.TRANSLATION, (("z", 1),)), Gauge("z", "a", K.COMPLEX)), "acts on a translation"),
         ((Gauge("t", "a", K.TRANSLATION, (("m", 2),)), Gauge("m", "a", K.LINEAR)), "exponent 1 or -1"),
@@ -551,6 +551,38 @@ def test_bad_gauges_are_refused(gauges, says):
         Group(spaces, gauges)
     with pytest.raises(StructureError, match=says):
         Element(spaces, {}, gauges)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("", "a", K.SIGN), "not empty, got ''"),
+        ((3, "a", K.SIGN), "not empty, got 3"),
+        (("g", None, K.SIGN), "space must be the name"),
+        (("g", "a", "scale"), "kind must be a GaugeKind, .* got 'scale'"),
+        (("g", "a", "bogus"), "kind must be a GaugeKind"),
+        (("g", "a", Kind.SYMMETRIC), "kind must be a GaugeKind"),
+        (("g", "a", K.SHIFT, "x"), "carries must be a tuple"),
+        (("g", "a", K.SHIFT, [("s", 1)]), "carries must be a tuple"),
+        (("g", "a", K.SHIFT, ("s", 1)), "carries must be a tuple"),
+        (("g", "a", K.SHIFT, (("s", 1.0),)), "carries must be a tuple"),
+        (("g", "a", K.SHIFT, ((1, "s"),)), "carries must be a tuple"),
+        (("g", "a", K.SCALE, (("s", 1),)), "only additive kinds carry others, 'scale' is none"),
+    ],
+)
+def test_what_is_no_gauge_is_refused(given, says):
+    with pytest.raises(StructureError, match=says):
+        Gauge(*given)
+
+
+@pytest.mark.parametrize("kind", list(K))
+def test_gauges_of_all_kinds_are_made_and_the_additive_ones_carry(kind):
+    assert Gauge("g", "", kind).carries == ()
+    if kind.additive:
+        assert Gauge("g", "a", kind, (("s", -1),)).carries == (("s", -1),)
+    else:
+        with pytest.raises(StructureError, match="only additive"):
+            Gauge("g", "a", kind, (("s", -1),))
 
 
 def test_unknown_gauges_and_other_groups_are_refused():

@@ -96,8 +96,38 @@ def test_refusals() -> None:
     with pytest.raises(InputError, match="no parameters"):
         functional_dimension(nn.ReLU(), None, points(3, 3))
     with pytest.raises(InputError, match="NaN"):
-        functional_dimension(net, {"0.bias": torch.full((4,), math.nan)}, points(3, 3))
+        functional_dimension(net, {**net.state_dict(), "0.bias": torch.full((4,), math.nan)}, points(3, 3))
     with pytest.raises(UsageError, match="at most"):
         functional_dimension(nn.Linear(200, 200), None, points(3, 200))
     with pytest.raises(UsageError, match="inputs must be"):
         functional_dimension(net, None, [3])
+    with pytest.raises(UsageError, match="inputs must be"):
+        functional_dimension(net, None, None)
+    with pytest.raises(InputError, match="single number"):
+        functional_dimension(net, None, torch.tensor(1.0))
+    with pytest.raises(InputError, match="does not accept these inputs"):
+        functional_dimension(net, None, points(3, 4))
+    with pytest.raises(UsageError, match="chunk must be"):
+        functional_dimension(net, None, points(3, 3), chunk=0)
+    with pytest.raises(InputError, match=r"expected a torch\.nn\.Module, got dict"):
+        functional_dimension({}, None, points(3, 3))
+    with pytest.raises(InputError, match=r"got Sequential: pass model\.state_dict\(\)"):
+        functional_dimension(net, net, points(3, 3))
+    with pytest.raises(InputError, match="no tensor but ndarray"):
+        functional_dimension(net, {n: t.numpy() for n, t in net.state_dict().items()}, points(3, 3))
+    with pytest.raises(InputError, match=r"has shape \(5,\), the model's has \(4,\)"):
+        functional_dimension(net, {**net.state_dict(), "0.bias": torch.zeros(5)}, points(3, 3))
+
+
+def test_of_names_that_share_a_tensor_one_is_enough() -> None:
+    net, x = chain([3, 3, 3], nn.Tanh), points(50, 3)
+    net[2].weight = net[0].weight
+    state = {name: 2 * tensor for name, tensor in net.state_dict().items()}
+    expected = functional_dimension(net, state, x).singular_values
+    for name in ("0.weight", "2.weight"):
+        part = {key: tensor for key, tensor in state.items() if key != name}
+        np.testing.assert_array_equal(functional_dimension(net, part, x).singular_values, expected)
+    assert not np.allclose(functional_dimension(net, None, x).singular_values, expected)
+    neither = {key: tensor for key, tensor in state.items() if "weight" not in key}
+    with pytest.raises(InputError, match=r"no tensor '0\.weight'"):
+        functional_dimension(net, neither, x)

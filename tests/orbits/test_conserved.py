@@ -172,3 +172,53 @@ def test_json_and_comparisons():
         found.drift(conserved(experts.structure, experts.state))
     with pytest.raises(weyl.StructureError, match="no tensor"):
         conserved(relu.structure, {})
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda case: case.net, r"expected a state dict of tensors, got \w+: pass model\.state_dict\(\)"),
+        (lambda case: list(case.state.values()), "got list"),
+        (lambda case: {f"a.{name}": tensor for name, tensor in case.state.items()}, "strip a prefix"),
+        (lambda case: {name: tensor.numpy() for name, tensor in case.state.items()}, "no tensor but ndarray"),
+        (lambda case: {name: tensor.long() for name, tensor in case.state.items()}, "int64"),
+    ],
+)
+def test_what_is_no_state_of_the_model_is_refused(change, says):
+    case = gauged.CASES["relu"]()
+    with pytest.raises(weyl.StructureError, match=says):
+        conserved(case.structure, change(case))
+
+
+def test_what_is_no_structure_is_refused():
+    case = gauged.CASES["relu"]()
+    for wrong in (case.net, case.state, None):
+        with pytest.raises(weyl.StructureError, match="expected a Structure"):
+            conserved(wrong, case.state)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused_where_they_matter(value):
+    case = gauged.CASES["relu"]()
+    state = {name: tensor.clone() for name, tensor in case.state.items()}
+    state["2.bias"][0] = value
+    conserved(case.structure, state)
+    state["0.bias"][0] = value
+    with pytest.raises(weyl.NotFiniteError, match=r"'0\.bias'"):
+        conserved(case.structure, state)
+
+
+@pytest.mark.parametrize(
+    ("trained", "says"),
+    [
+        (["0.wieght", "2.weight"], r"trained names '0\.wieght'"),
+        ("0.weight", r"got the string '0\.weight': write \['0\.weight'\]"),
+        ([torch.zeros(1)], "collection of names"),
+        (5, "got int"),
+        (iter(["0.weight"]), "collection of names"),
+    ],
+)
+def test_names_of_what_is_trained_are_checked(trained, says):
+    case = gauged.CASES["relu"]()
+    with pytest.raises(weyl.UsageError, match=says):
+        conserved(case.structure, case.state, trained=trained)

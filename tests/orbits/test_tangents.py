@@ -256,10 +256,10 @@ def test_no_continuous_gauge_and_weights_that_are_not_finite():
     assert check.verdict == "inconclusive" and "finite" in check.reason
 
 
-@pytest.mark.parametrize("trials", [0, 1, True, 2.5])
+@pytest.mark.parametrize("trials", [0, 1, True, 2.5, "3"])
 def test_too_few_trials_are_refused(trials):
     case = gauged.CASES["relu"]()
-    with pytest.raises(weyl.InputError, match="trials"):
+    with pytest.raises(weyl.InputError, match="trials must be a whole number, at least 2"):
         check_tangents(case.net, (case.inputs,), structure=case.structure, trials=trials)
 
 
@@ -284,3 +284,60 @@ def test_on_what_discover_finds():
     assert all(algebra_shape(structure, gauge) for gauge in structure.gauges)
     check = check_tangents(net, (x,), structure=structure, trials=3)
     assert check.holds and check.max_relative_derivative < 1e-13, check
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda case: case.net, r"expected a state dict of tensors, got \w+: pass model\.state_dict\(\)"),
+        (lambda case: list(case.state.values()), "got list"),
+        (lambda case: {f"a.{name}": tensor for name, tensor in case.state.items()}, "strip a prefix"),
+        (lambda case: {name: tensor.numpy() for name, tensor in case.state.items()}, "no tensor but ndarray"),
+        (lambda case: {name: tensor.long() for name, tensor in case.state.items()}, "int64"),
+    ],
+)
+def test_what_is_no_state_of_the_model_is_refused(change, says):
+    case = gauged.CASES["relu"]()
+    with pytest.raises(weyl.StructureError, match=says):
+        tangents(case.structure, change(case))
+
+
+def test_what_is_no_structure_is_refused():
+    case = gauged.CASES["relu"]()
+    for wrong in (case.net, case.state, None):
+        with pytest.raises(weyl.StructureError, match="expected a Structure"):
+            tangents(wrong, case.state)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused_where_they_matter(value):
+    case = gauged.CASES["relu"]()
+    state = {name: tensor.clone() for name, tensor in case.state.items()}
+    state["2.bias"][0] = value
+    tangents(case.structure, state)
+    state["0.bias"][0] = value
+    with pytest.raises(weyl.NotFiniteError, match=r"'0\.bias'"):
+        tangents(case.structure, state)
+
+
+def test_a_direction_at_a_state_that_is_not_finite_is_refused():
+    case = gauged.CASES["relu"]()
+    state = {**case.state, "0.weight": torch.full_like(case.state["0.weight"], float("nan"))}
+    with pytest.raises(weyl.NotFiniteError, match=r"'0\.weight'"):
+        direction(case.structure, state, {"g": np.ones(4)})
+
+
+@pytest.mark.parametrize("seed", ["a", -1, 1.0, True, 2**64])
+def test_what_is_no_seed_is_refused(seed):
+    case = gauged.CASES["relu"]()
+    with pytest.raises(weyl.UsageError, match="seed must be"):
+        check_tangents(case.net, (case.inputs,), structure=case.structure, seed=seed)
+
+
+def test_the_proof_wants_the_structure_of_the_model():
+    case = gauged.CASES["relu"]()
+    with pytest.raises(weyl.StructureError, match="expected a Structure"):
+        check_tangents(case.net, (case.inputs,), structure=case.net.state_dict())
+    wider = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+    with pytest.raises(weyl.StructureError, match="the structure says"):
+        check_tangents(wider, (case.inputs.float(),), structure=case.structure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ import weyl
 from weyl.models import load_model
 from weyl.orbits import orbit as orbit_around
 from weyl.report import Inspection, gauge_families, gauge_rows, order_told, overlap_told, render_inspection
+from weyl.report._group import LEGEND
 from weyl.structure import Structure
 
 MODELS = (
@@ -20,6 +22,8 @@ MODELS = (
     "transformer?layers=2&dim=4&heads=2&vocab=5",
     "resnet?widths=2-3",
 )
+
+SYMBOL = r"[A-Za-z]+2?[+*]?|[≀⋉×]"
 
 
 def structure_of(model: str) -> Structure:
@@ -57,7 +61,9 @@ def test_what_the_order_counts() -> None:
 def test_what_gauges_share_is_said() -> None:
     structure = structure_of(MODELS[0])
     assert overlap_told(structure) == ""
-    assert "1 dimensions" in overlap_told(replace(structure, overlap=(1, 0)))
+    assert "share 1 dimension," in overlap_told(replace(structure, overlap=(1, 0)))
+    assert "share 2 dimensions," in overlap_told(replace(structure, overlap=(2, 0)))
+    assert "share 1 sign," in overlap_told(replace(structure_of(MODELS[1]), overlap=(0, 1)))
 
 
 def test_the_page_shows_the_group_its_items_and_the_orbit() -> None:
@@ -73,6 +79,22 @@ def test_the_page_shows_the_group_its_items_and_the_orbit() -> None:
     assert "item by item" not in page, "there is no continuous dimension to draw"
     plain = render_inspection(Inspection("net", structure_of(MODELS[0]), 26, 4))
     assert "item by item" in plain and "The orbit of these weights" not in plain
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_symbol_has_its_legend(model: str) -> None:
+    structure = structure_of(model)
+    told, used = (set(re.findall(SYMBOL, text)) for text in (" ".join(LEGEND), structure.group.symbol))
+    assert used and used <= told and "Q" not in told
+    page = render_inspection(Inspection("net", structure, 26, 4))
+    assert "What the symbols mean" in page and all(words in page for words in LEGEND.values())
+    assert "Mon+<sub>n</sub>" in page
+
+
+def test_long_names_may_be_broken_after_dots_and_underscores() -> None:
+    page = render_inspection(Inspection("a&b_c", structure_of(MODELS[2]), 26, 4))
+    assert "layers.<wbr>0.<wbr>self_<wbr>attn.<wbr>out_<wbr>proj</th>" in page.replace("\n", "")
+    assert "<h1>a&amp;<wbr>b_<wbr>c</h1>" in page
 
 
 def test_names_in_an_orbit_are_escaped() -> None:

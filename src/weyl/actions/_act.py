@@ -14,6 +14,7 @@ from torch import Tensor
 
 from weyl._memory import tensor_identity
 from weyl.actions._multiply import Multiplier
+from weyl.actions._state import check_state
 from weyl.errors import StructureError
 from weyl.groups import Element
 from weyl.structure import Axis, Cases, Fixed, Product, Structure, Sum, Units
@@ -90,9 +91,9 @@ def act(element: Element, structure: Structure, state: Mapping[str, Tensor]) -> 
     >>> all(torch.equal(back[k], v) for k, v in net.state_dict().items())
     True
     """
+    check_state(structure, state)
     if element.spaces != structure.group.spaces or element.gauges not in ((), structure.gauges):
         raise StructureError("the element belongs to another group than the structure's")
-    _check_state(structure, state)
     multiplier = Multiplier(element, structure)
     plans: dict[tuple[Axis, ...], _Plan] = {}
     indices: dict[Axis, Indices | None] = {}
@@ -103,9 +104,6 @@ def act(element: Element, structure: Structure, state: Mapping[str, Tensor]) -> 
         if axes is None:
             out[name] = tensor
             continue
-        expected = tuple(axis.size for axis in axes)
-        if tuple(tensor.shape) != expected:
-            raise StructureError(f"{name!r} has shape {tuple(tensor.shape)}, the structure says {expected}")
         if axes not in plans:
             plans[axes] = _Plan(axes, element, indices)
         identity = (*tensor_identity(tensor), axes, structure.weights_by_tensor.get(name))
@@ -124,17 +122,6 @@ def _moved(plan: _Plan, multiplier: Multiplier, name: str, tensor: Tensor) -> Te
         return _gather_both(tensor.contiguous(), *both, *vectors)
     permuted = plan.apply(tensor)
     return multiplier.apply(name, permuted, fresh=permuted is not tensor)
-
-
-def _check_state(structure: Structure, state: Mapping[str, Tensor]) -> None:
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise StructureError(f"expected a state dict of tensors, got {type(state).__name__}: pass model.state_dict()")
-    if state and structure.axes and not any(name in structure.axes for name in state):
-        known, given = next(iter(structure.axes)), next(iter(state))
-        raise StructureError(
-            f"the structure knows none of the {len(state)} names, such as {given!r}; it knows names such as {known!r}: "
-            "strip a prefix such as 'module.', or use the structure of this model"
-        )
 
 
 def gather_indices(axes: tuple[Axis, ...], element: Element) -> list[Indices | None]:

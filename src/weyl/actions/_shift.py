@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from weyl.actions._state import check_floating, check_seed, check_state
 from weyl.errors import StructureError
 from weyl.structure import Structure
 
@@ -33,7 +34,10 @@ def shift_logits(structure: Structure, state: Mapping[str, Tensor], seed: int = 
     Raises
     ------
     StructureError
-        If the last layer is none whose logits can be shifted, or a tensor is missing.
+        If the last layer is none whose logits can be shifted, the state is not that of the structure's model, or a
+        tensor of the layer is missing or not floating.
+    UsageError
+        If the seed is not a non-negative integer.
 
     References
     ----------
@@ -51,14 +55,16 @@ def shift_logits(structure: Structure, state: Mapping[str, Tensor], seed: int = 
     >>> torch.allclose(before, after), torch.allclose(before.softmax(1), after.softmax(1), atol=1e-6)
     (False, True)
     """
+    check_state(structure, state)
+    check_seed(seed)
     if not structure.logit_shifts:
         raise StructureError("no logits to shift: the model does not end in a linear layer of its own")
     generator = torch.Generator().manual_seed(seed)
     out = dict(state)
     for shift in structure.logit_shifts:
-        missing = [name for name in (shift.weight, shift.bias) if name and name not in state]
-        if missing:
-            raise StructureError(f"the state has no {missing[0]!r}")
+        names = [name for name in (shift.weight, shift.bias) if name]
+        check_state(structure, state, names)
+        check_floating(state, names)
         weight = state[shift.weight]
         row = torch.randn(weight.shape[1], generator=generator, dtype=torch.float64)
         out[shift.weight] = weight + row.to(weight)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from weyl._version import __version__
 from weyl.cli._orbits import balance, orbit, tangents
+from weyl.cli._outputs import refuse_force, refuse_report, write_report
 from weyl.cli._params import (
     SIZE,
     CountCommand,
@@ -25,12 +25,10 @@ from weyl.cli._program import Program
 from weyl.cli._representations import collapse, simplex
 from weyl.errors import LimitError
 
-if TYPE_CHECKING:
-    from weyl.report import Inspection
-
 __all__ = ["main"]
 
-HOLDS = {"holds": 0, "fails": 1, "inconclusive": 4}
+INCONCLUSIVE = 4
+HOLDS = {"holds": 0, "fails": 1, "inconclusive": INCONCLUSIVE}
 MOST_DIGITS = 1_000_000
 
 
@@ -97,6 +95,21 @@ def inspect(
     Its spaces, what acts on each and where it occurs, how many equivalent minima they make, the continuous dimension
     item by item, and the proof. With --weights also the orbit of these weights, as weyl orbit.
 
+    Exits with 1 if the group was refuted, and with 4 if the orbit of given weights could not be counted.
+
+    What acts on units beside permutations is called a gauge: "fc1 scale" are scales of the units of fc1, and
+    "fc1 scale 2" is the second gauge of that kind. In the symbol of the group,
+
+    \b
+      S_n           permutes n units
+      B_n           permutes them and changes signs
+      Mon+_n Mon_n  permute them, with positive scales, with all scales but 0
+      GL_n O_n      mix them by invertible matrices, by rotations
+      Z2 R+ R* C*   are signs, positive, real and complex scales
+      R^n Z^n       are translations, those by integers
+      H ≀ S_n       is a copy of H for each of n units, which are permuted, too
+      H ⋉ R^n       is H, and translations beside it
+
     \b
     Examples:
       weyl inspect "mlp?widths=784-512-10"
@@ -104,19 +117,23 @@ def inspect(
     """  # noqa: D301 (click's mark for lines to keep)
     from weyl.cli import _show
     from weyl.cli._work import Source, examine
-    from weyl.report import refuse_existing
+    from weyl.report import render_inspection, to_json
 
+    refuse_force(force, report, "--report")
     if report is not None:
-        refuse_existing(report, report.with_suffix(".json"), force=force)
+        refuse_report(report, model, weights=weights, force=force)
     source = Source(model, input_shape, strict, seed, weights, key)
     found = examine(source, trials=trials if verify else 0, with_orbit=weights is not None)
     if exact:
         _limit_digits(found.structure.group.order.log10)
     if report is not None:
-        _write_report(report, found, exact=exact, force=force)
+        page = render_inspection(found, exact=exact, numbers=report.with_suffix(".json").name)
+        write_report(report, page, to_json(found.to_dict(exact)), force=force)
     _show.inspection(found, as_json=as_json, exact=exact, gauges=gauges)
     # What could not be checked is said, and the structure stands; what was refuted does not.
-    return 1 if found.proof is not None and found.proof.verdict == "fails" else 0
+    if found.proof is not None and found.proof.verdict == "fails":
+        return 1
+    return INCONCLUSIVE if weights is not None and found.orbit is None else 0
 
 
 @main.command()
@@ -192,6 +209,7 @@ def count(
     from weyl.groups import convolutional_order, feedforward_order
     from weyl.report import refuse_existing
 
+    refuse_force(force, plot, "--plot")
     if plot is not None:
         refuse_existing(plot, force=force)
     order = convolutional_order(sizes, dense) if conv else feedforward_order(sizes)
@@ -235,15 +253,6 @@ def demo(out: Path, quick: bool, seed: int, as_json: bool, force: bool) -> int:
     found, report = show_off(out, quick=quick, seed=seed, force=force)
     _show.demo(found, report, as_json=as_json)
     return 0 if found.holds else 1
-
-
-def _write_report(path: Path, found: Inspection, *, exact: bool, force: bool) -> None:
-    from weyl.report import render_inspection, to_json, write_atomic
-
-    numbers = path.with_suffix(".json")
-    write_atomic(path, render_inspection(found, exact=exact, numbers=numbers.name), force=force)
-    write_atomic(numbers, to_json(found.to_dict(exact)) + "\n", force=force)
-    click.echo(f"weyl: wrote {click.format_filename(path)} and {click.format_filename(numbers)}", err=True)
 
 
 def _limit_digits(log10: float) -> None:

@@ -26,7 +26,7 @@ from weyl.models import LoadedModel
 from weyl.orbits import Balanced, HiddenSymmetry, Orbit, TangentCheck, check_tangents, compare_dimensions
 from weyl.orbits import balance as balanced
 from weyl.orbits import orbit as orbit_around
-from weyl.report import gauge_rows, order_told
+from weyl.report import counted, gauge_rows, order_told
 
 __all__ = [
     "OrbitFound",
@@ -95,6 +95,7 @@ class WeightsBalanced:
             "norm_before": result.norm_before,
             "norm_after": result.norm_after,
             "attained": result.attained,
+            "left_alone": list(result.left_alone),
             "imbalance": result.imbalance,
             "iterations": result.iterations,
             "gauges": list(self.moved),
@@ -165,11 +166,17 @@ def orbit_of(source: Source, say: Say, *, budget: int, hidden: bool, samples: in
     if rank is not None:
         say("comparing with the group")
         explained = compare_dimensions(rank, found.loaded.module, found.structure)
+        rows = len(rank.singular_values)
+        if rank.rank == rows < explained.parameters:
+            notes.append(
+                f"the inputs limit the rank: {counted(explained.samples, 'input')} can show no more than"
+                f" {counted(rows, 'direction')}, so that what is hidden cannot be told; give more --samples"
+            )
         moving = around.dimension - explained.by_group
         if moving:
             notes.append(
-                f"{moving:,} directions of the orbit move running statistics, which the rank holds still: they are not"
-                " in the prediction, and what replaces them counts as hidden"
+                f"the orbit moves running statistics in {counted(moving, 'direction')}, which the rank holds still: not"
+                " in the prediction, and what replaces it counts as hidden"
             )
     return OrbitFound(found, around, explained, tuple(notes))
 
@@ -194,10 +201,16 @@ def balance_of(source: Source, say: Say) -> WeightsBalanced:
     say("balancing")
     result = balanced(found.structure, state)
     notes = [*found.warnings, *([] if found.weights else [FRESH])]
-    units = sum(map(len, result.unattained.values()))
-    if units:
-        were = "unit was" if units == 1 else "units were"
-        notes.append(f"{units:,} {were} left alone, where one side is zero, so that no norm is the least")
+    if result.unattained:
+        notes.append(
+            "some sides are zero, or of lower rank than their partners, so that no norm is the least: they are left as "
+            f"they were ({', '.join(result.unattained)})"
+        )
+    if result.left_alone:
+        notes.append(
+            "weights before a batch normalisation may shrink for ever while its statistics follow: "
+            f"left alone ({', '.join(result.left_alone)})"
+        )
     if result.imbalance > BALANCE:
         notes.append(f"the balance was not reached: two sides of a unit differ by {result.imbalance:.1e}")
     return WeightsBalanced(found, result, tuple(notes))

@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
+from weyl.cli._outputs import refuse_force
 from weyl.cli._params import Whole, force_option, model_options, output_path, weights_options
 
 __all__ = ["balance", "orbit", "tangents"]
 
 HOLDS = {"holds": 0, "fails": 1, "inconclusive": 4}
 INCONCLUSIVE = 4
+TRIALS = 8
 
 
 @click.command()
@@ -89,6 +91,7 @@ def balance(as_json: bool, out: Path | None, force: bool, **options: Any) -> int
     from weyl.cli import _show_orbits as show
     from weyl.cli._work import Source, step
 
+    refuse_force(force, out, "-o")
     source = Source(**options)
     with step("loading torch") as say:
         from weyl.checkpoints import refuse_target
@@ -111,9 +114,9 @@ def balance(as_json: bool, out: Path | None, force: bool, **options: Any) -> int
 @weights_options
 @click.option("--check", is_flag=True, help="Differentiate the outputs along random directions of each.")
 @click.option(
-    "--trials", type=Whole(2, 1000), default=8, show_default=True, help="Random directions of each for --check."
+    "--trials", type=Whole(2, 1000), metavar="N", help=f"Random directions of each for --check; {TRIALS} unless given."
 )
-def tangents(as_json: bool, check: bool, trials: int, **options: Any) -> int:
+def tangents(as_json: bool, check: bool, trials: int | None, **options: Any) -> int:
     """List the directions in which the continuous symmetry moves the weights of MODEL.
 
     With --check, the derivative of the outputs along them must vanish, and that along a deliberately wrong direction
@@ -128,9 +131,11 @@ def tangents(as_json: bool, check: bool, trials: int, **options: Any) -> int:
     from weyl.cli import _show_orbits as show
     from weyl.cli._work import Source, step
 
+    if trials is not None and not check:
+        raise click.UsageError("--trials is the number of directions for --check; give --check, too")
     with step("loading torch") as say:
         from weyl.cli._orbit_work import tangents_of
 
-        found = tangents_of(Source(**options), say, trials=trials if check else 0)
+        found = tangents_of(Source(**options), say, trials=(trials or TRIALS) if check else 0)
     show.tangents(found, as_json=as_json)
     return 0 if found.check is None else HOLDS[found.check.verdict]

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from weyl.cli._outputs import refuse_force, refuse_report, write_report
 from weyl.cli._params import InputShape, Whole, force_option, json_option, output_path
 from weyl.errors import LimitError
 
@@ -71,6 +72,7 @@ def simplex(k: int, radius: float, p: float, as_json: bool, plot: Path | None, f
     from weyl.cli import _show_representations as show
     from weyl.report import refuse_existing
 
+    refuse_force(force, plot, "--plot")
     if k > MOST_CLASSES:
         raise LimitError(f"{k:,} classes are more than {MOST_CLASSES:,}, for which the vertices are computed")
     if plot is not None:
@@ -180,17 +182,17 @@ def collapse(
     """  # noqa: D301 (click's mark for lines to keep)
     from weyl.cli import _show_representations as show
     from weyl.cli._work import step
-    from weyl.report import refuse_existing, render_collapse, to_json, write_atomic
+    from weyl.report import render_collapse, to_json
 
+    refuse_force(force, report, "--report")
     if report is not None:
-        refuse_existing(report, report.with_suffix(".json"), force=force)
+        sources = [options[name] for name in ("data", "ood") if options[name]]
+        refuse_report(report, model, *sources, weights=options["weights"], force=force)
     with step("loading torch") as say:
         from weyl.cli._measure import Request, measured
 
         found = measured(Request(model=model, layers=layers or (), **options), say)
     if report is not None:
-        numbers = report.with_suffix(".json")
-        write_atomic(report, render_collapse(found, numbers=numbers.name), force=force)
-        write_atomic(numbers, to_json(found.to_dict()) + "\n", force=force)
-        click.echo(f"weyl: wrote {click.format_filename(report)} and {click.format_filename(numbers)}", err=True)
+        page = render_collapse(found, numbers=report.with_suffix(".json").name)
+        write_report(report, page, to_json(found.to_dict()), force=force)
     show.collapse(found, as_json=as_json)

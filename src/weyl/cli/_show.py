@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from weyl.cli._console import open_console, show_facts, warn
+from weyl.cli._console import Names, open_console, show_facts, warn
 from weyl.cli._show_orbits import orbit_facts
 from weyl.report import (
     MOVES,
     Demo,
     Inspection,
+    counted,
     families,
     gauge_families,
     gauge_rows,
@@ -53,7 +54,7 @@ def inspection(found: Inspection, *, as_json: bool, exact: bool, gauges: bool = 
     console = open_console()
     structure = found.structure
     console.print(Text(printable(found.model), style="bold"))
-    console.print(f"{found.parameters:,} parameters in {found.tensors} tensors\n", style="dim")
+    console.print(f"{counted(found.parameters, 'parameter')} in {counted(found.tensors, 'tensor')}\n", style="dim")
     rows = structure.rows()
     console.print(_spaces(families(rows) if len(rows) > MANY else rows))
     acting = gauge_rows(structure)
@@ -63,6 +64,9 @@ def inspection(found: Inspection, *, as_json: bool, exact: bool, gauges: bool = 
     if found.orbit is not None:
         console.print()
         show_facts(console, [("weights", Text(found.weights)), *orbit_facts(found.orbit, structure.group)])
+    elif found.weights:
+        console.print()
+        show_facts(console, [("weights", Text(found.weights)), ("orbit", "not counted: see the warning")])
     if found.proof is not None:
         console.print()
         show_facts(console, _proof(found.proof))
@@ -171,12 +175,12 @@ def _spaces(rows: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("occurs in", overflow="fold")
     for title, row in zip(names, rows, strict=True):
         table.add_row(
-            Text(title, style="cyan"),
+            Names(title, style="cyan"),
             Text(subscripts(row["kinds"])),
             Text(f"{row['copies']:,}"),
             Text(f"{row['dimension']:,}" if row["dimension"] else ""),
-            Text(printable(", ".join(row["within"]))),
-            Text(_few(row["occurrences"])),
+            Names(printable(", ".join(row["within"]))),
+            Names(_few(row["occurrences"])),
         )
     if not rows:
         table.add_row(Text("none: nothing can move", style="dim"))
@@ -201,10 +205,10 @@ def _gauges(rows: Sequence[Mapping[str, Any]]) -> Table:
         times = f" ×{row['gauges']}" if row.get("gauges", 1) > 1 else ""
         table.add_row(
             Text(row["what"] + times),
-            Text(printable(row["gauge"] if one_each else row["space"] or "whole tensors"), style="cyan"),
+            Names(printable(row["gauge"] if one_each else row["space"] or "whole tensors"), style="cyan"),
             Text(f"{row['signs']:,}" if row["signs"] else ""),
             Text(f"{row['dimension']:,}" if row["dimension"] else ""),
-            Text(_few(row["tensors"])),
+            Names(_few(row["tensors"])),
         )
     return table
 
@@ -243,8 +247,9 @@ def _proof(proof: Proof) -> list[tuple[str, Text | str]]:
     control = proof.control
     wrong = f"moving only {printable(control.parameter)}" if control.parameter else "no wrong element"
     seen = f"changed the output by {control.relative_error:.1e}, as it must" if control.detected else "went unseen"
+    tried = counted(proof.trials, "element")
     facts += [
-        ("change", f"{proof.max_relative_error:.1e} over {proof.trials} elements (rounding: {proof.tolerance:.1e})"),
+        ("change", f"{proof.max_relative_error:.1e} over {tried} (rounding: {proof.tolerance:.1e})"),
         ("integers", integers),
         ("control", f"{wrong} {seen}"),
     ]

@@ -11,8 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from weyl.cli._console import open_console, show_facts, warn
-from weyl.report import HELD, overlap_told, printable, scientific, subscripts, to_json
+from weyl.cli._console import Names, open_console, show_facts, warn
+from weyl.report import HELD, counted, overlap_told, printable, scientific, subscripts, to_json
 
 if TYPE_CHECKING:
     from weyl.cli._orbit_work import OrbitFound, TangentsFound, WeightsBalanced
@@ -88,7 +88,7 @@ def balance(found: WeightsBalanced, *, as_json: bool) -> None:
     if result.attained:
         least = "attained: no equivalent weights are shorter"
     elif found.reached:
-        least = "not attained: see the warning; all other units are balanced"
+        least = "not attained: see the warning; all others are balanced"
     else:
         least = "not reached"
     _title(found.found)
@@ -98,10 +98,10 @@ def balance(found: WeightsBalanced, *, as_json: bool) -> None:
             ("sum of squares", f"{before:.6g} before, {after:.6g} after{saved}"),
             ("length", f"{math.sqrt(before):.6g} before, {math.sqrt(after):.6g} after"),
             ("least", least),
-            ("imbalance", f"{result.imbalance:.1e} left after {result.iterations} sweeps"),
-            ("moved by", printable(_some(found.moved)) or "nothing: no scale or matrix acts on these weights"),
+            ("imbalance", f"{result.imbalance:.1e} left after {counted(result.iterations, 'sweep')}"),
+            ("moved by", printable(_some(found.moved)) or "nothing: what can be balanced is"),
             *[
-                ("unattained", f"{printable(gauge)}: {_some([_index(unit) for unit in units])}")
+                ("unattained", f"{printable(gauge)}: {_some([_index(unit) for unit in units if unit]) or 'all of it'}")
                 for gauge, units in result.unattained.items()
             ],
         ],
@@ -137,11 +137,11 @@ def _tangent_table(rows: Sequence[Mapping[str, Any]], checks: Mapping[str, Gauge
             table.add_column(name, justify="right" if name != "verdict" else "left")
     table.add_column("on", overflow="fold")
     for row in rows:
-        cells = [Text(printable(row["gauge"]), style="cyan"), Text(row["what"]), Text(f"{row['dimension']:,}")]
+        cells = [Names(printable(row["gauge"]), style="cyan"), Text(row["what"]), Text(f"{row['dimension']:,}")]
         check = checks.get(row["gauge"])
         if checks:
             cells += _check_cells(check)
-        table.add_row(*cells, Text(_some(row["tensors"], PLACES)))
+        table.add_row(*cells, Names(_some(row["tensors"], PLACES)))
     if not rows:
         table.add_row(Text("none: nothing moves continuously", style="dim"))
     return table
@@ -162,9 +162,10 @@ def _title(found: Found) -> None:
 
 def _hidden(hidden: HiddenSymmetry, orbit: Orbit) -> list[tuple[str, Text | str]]:
     bound = "" if orbit.dimension_exact else ", at least"
+    inputs = counted(hidden.samples, "random input")
     facts: list[tuple[str, Text | str]] = [
         ("parameters", f"{hidden.parameters:,}"),
-        ("rank", f"{hidden.rank:,} of the function on {hidden.samples:,} random inputs (gap {hidden.gap:.1e})"),
+        ("rank", f"{hidden.rank:,} of the function on {inputs} (gap {hidden.gap:.1e})"),
         ("predicted", f"{hidden.predicted:,} = {hidden.parameters:,} - {hidden.by_group:,}, the orbit{bound}"),
         ("hidden", f"{hidden.hidden:,}: hidden symmetry at these weights, at most; more inputs can lower it"),
     ]

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from weyl.errors import InputError, UsageError
+from weyl.errors import InputError, NotFiniteError, UsageError
 from weyl.report import Demo, Inspection, printable
 
 if TYPE_CHECKING:
@@ -149,11 +149,13 @@ def examine(source: Source, *, trials: int, with_orbit: bool = False) -> Inspect
         if trials:
             say(f"checking {structure.group.symbol} on {trials} random elements")
             proof = weyl.verify(*found.call, structure=structure, trials=trials, seed=source.seed, output=loaded.output)
-        around = None
+        around, warnings = None, list(found.warnings)
         if with_orbit:
             say("looking for what holds these weights fixed")
-            around = orbit(structure, loaded.module.state_dict())
-    warnings = list(found.warnings)
+            try:
+                around = orbit(structure, loaded.module.state_dict())
+            except NotFiniteError as error:  # of these weights alone: the structure stands
+                warnings.append(f"the orbit is not counted: {error}")
     if proof is not None and proof.verdict == "inconclusive":
         warnings.append(f"the check is inconclusive: {proof.reason}")
     return Inspection(loaded.name, structure, scalars, tensors, proof, tuple(warnings), around, found.weights)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from weyl.errors import StructureError
+
 __all__ = ["MOVES", "Gauge", "GaugeKind"]
 
 # All that an element can do, the first to units, the others by gauges.
@@ -26,6 +28,12 @@ class GaugeKind(Enum):
     ``TRANSLATION`` a number for every unit                           plus ``coefficient * t``
     ``SHIFT``      an integer for every unit                          plus ``coefficient * k``, or times ``(-1) ** k``
     ============== ================================================== =======================
+
+    Examples
+    --------
+    >>> kind = GaugeKind.ORTHOGONAL
+    >>> kind.move, kind.matrix, kind.dimension(4), GaugeKind.SCALE.dimension(4)
+    ('mix', True, 6, 4)
     """
 
     SIGN = "sign"
@@ -109,6 +117,11 @@ class Gauge:
         transformed. Values are composed accordingly. A matrix is carried without others of its space; a shift carries
         signs only.
 
+    Raises
+    ------
+    StructureError
+        If the name is empty, the kind is no GaugeKind, or ``carries`` is not what it should be.
+
     Examples
     --------
     >>> sign = Gauge("fc1 sign", "fc1", GaugeKind.SIGN)
@@ -120,3 +133,24 @@ class Gauge:
     space: str
     kind: GaugeKind
     carries: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise StructureError(f"the name of a gauge must be a string that is not empty, got {self.name!r}")
+        where = f"gauge {self.name!r}"
+        if not isinstance(self.space, str):
+            raise StructureError(f"{where}: space must be the name of a space, or '', got {self.space!r}")
+        if not isinstance(self.kind, GaugeKind):
+            raise StructureError(f"{where}: kind must be a GaugeKind, e.g. GaugeKind.SCALE, got {self.kind!r}")
+        if not isinstance(self.carries, tuple) or not all(map(_is_carried, self.carries)):
+            raise StructureError(f"{where}: carries must be a tuple of (name, exponent), got {self.carries!r}")
+        if self.carries and not self.kind.additive:
+            raise StructureError(f"{where}: only additive kinds carry others, {self.kind.value!r} is none")
+
+
+def _is_carried(entry: object) -> bool:
+    """Whether it is the name of a gauge and an integer exponent."""
+    if not isinstance(entry, tuple) or len(entry) != 2:
+        return False
+    name, exponent = entry
+    return isinstance(name, str) and isinstance(exponent, int) and not isinstance(exponent, bool)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from weyl._memory import tensor_identity
 from weyl.errors import InputError, UsageError
 
 __all__ = ["FunctionalDimension", "functional_dimension"]
@@ -72,7 +73,7 @@ def functional_dimension(
     model : nn.Module
         Run in evaluation mode on a copy in float64; not changed.
     state : mapping of str to tensor, or None
-        Parameters and buffers to measure at; those of the model unless given.
+        All parameters and buffers to measure at; those of the model unless given.
     inputs : tensor or sequence
         The batch, with samples along the first dimension; or positional arguments.
     chunk : int
@@ -86,9 +87,10 @@ def functional_dimension(
     Raises
     ------
     InputError
-        If the model has no parameters, there are no samples, or an output is not finite.
+        If the model has no parameters, it does not accept the inputs, there are no samples, the state lacks a tensor,
+        or an output is not finite.
     UsageError
-        If there are more than 20,000 parameters.
+        If there are more than 20,000 parameters, or ``chunk`` is less than 1.
 
     References
     ----------
@@ -101,9 +103,11 @@ def functional_dimension(
     >>> functional_dimension(net, None, x).parameters
     32
     """
+    check_model(model)
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise UsageError(f"chunk must be a whole number of samples, at least 1; got {chunk!r}")
     net = copy.deepcopy(model).eval().double()
-    given = dict(net.state_dict()) if state is None else {**net.state_dict(), **state}
-    full = {name: t.detach().double() if t.is_floating_point() else t for name, t in given.items()}
+    full = complete(net, state)
     trained = {name: full[name] for name, _ in net.named_parameters()}
     fixed = {name: full[name] for name, _ in net.named_buffers() if name in full}
     count = sum(t.numel() for t in trained.values())
@@ -117,6 +121,7 @@ def functional_dimension(
     samples = len(batch[0])
     if not samples:
         raise InputError("no samples: the batch is empty")
+    _try(net, {**trained, **fixed}, _part(batch, 0, chunk))
     factor = torch.zeros(0, count, dtype=torch.float64, device=next(iter(trained.values())).device)
     rows = 0
     waiting: list[Tensor] = []
@@ -138,10 +143,81 @@ def functional_dimension(
     return FunctionalDimension(rank, count, samples, values.cpu().numpy(), tolerance, gap)
 
 
+def check_model(model: object) -> None:
+    """Refuse what is no module.
+
+    Raises
+    ------
+    InputError
+        Saying what came.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}: pass the model first")
+
+
+def complete(model: nn.Module, state: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Parameters and buffers of a model in float64, those of a state if it is given.
+
+    Raises
+    ------
+    InputError
+        If the state is none of the model's: it lacks a tensor, or has one of another shape. Of names that share a
+        tensor one is enough.
+    """
+    own = model.state_dict()
+    if state is None:
+        given: Mapping[str, Tensor] = own
+    elif isinstance(state, Mapping):
+        given = _fitted(own, state)
+    else:
+        raise InputError(f"expected a state dict of tensors, got {type(state).__name__}: pass model.state_dict()")
+    return {name: t.detach().double() if t.is_floating_point() else t for name, t in given.items()}
+
+
+def _fitted(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    shared: dict[object, Tensor] = {}
+    for name, tensor in own.items():
+        if name in state:
+            given = state[name]
+            if not isinstance(given, Tensor):
+                raise InputError(f"{name!r} is no tensor but {type(given).__name__}: convert it with torch.as_tensor")
+            if given.shape != tensor.shape:
+                raise InputError(f"{name!r} has shape {tuple(given.shape)}, the model's has {tuple(tensor.shape)}")
+            shared.setdefault(tensor_identity(tensor), given)
+    for name, tensor in own.items():
+        if tensor_identity(tensor) not in shared:
+            raise InputError(f"the state has no tensor {name!r}: pass the whole state dict, with the model's names")
+    return {**{name: shared[tensor_identity(tensor)] for name, tensor in own.items()}, **state}
+
+
+def _try(net: nn.Module, full: Mapping[str, Tensor], part: tuple[Any, ...]) -> None:
+    """Run the model once, so that inputs which do not fit it are told from what cannot be differentiated."""
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(net, dict(full), part)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{type(net).__name__} does not accept these inputs ({first}): check the shapes and types of the inputs"
+        ) from error
+
+
+def _part(batch: tuple[Any, ...], start: int, chunk: int) -> tuple[Any, ...]:
+    """Some samples of a batch; arguments that are not as long as the first are given whole."""
+    samples = len(batch[0])
+    return tuple(
+        a[start : start + chunk] if isinstance(a, Tensor) and a.ndim and len(a) == samples else a for a in batch
+    )
+
+
 def _arguments(inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
-    arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs) if isinstance(inputs, Sequence) else ()
     if not arguments or not isinstance(arguments[0], Tensor):
         raise UsageError("inputs must be a tensor, or a sequence of arguments that begins with one")
+    if not arguments[0].ndim:
+        raise InputError("the batch is a single number: samples are counted along its first dimension")
     return tuple(a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments)
 
 
@@ -162,8 +238,5 @@ def _derivatives(
 
     samples = len(batch[0])
     for start in range(0, samples, chunk):
-        part = tuple(
-            a[start : start + chunk] if isinstance(a, Tensor) and a.ndim and len(a) == samples else a for a in batch
-        )
-        jacobian = torch.func.jacrev(outputs)(dict(trained), part)
+        jacobian = torch.func.jacrev(outputs)(dict(trained), _part(batch, start, chunk))
         yield torch.cat([jacobian[name].flatten(2).flatten(0, 1) for name in trained], dim=1)

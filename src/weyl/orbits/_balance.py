@@ -64,6 +64,12 @@ class Balanced:
         """Whether the norm is the least of the whole orbit."""
         return not self.unattained and not self.left_alone and self.imbalance <= TOLERANCE
 
+    def __repr__(self) -> str:
+        least = "attained" if self.attained else "not attained"
+        return (
+            f"Balanced(sum of squares {self.norm_before:g} to {self.norm_after:g}, {least}, {self.iterations} sweeps)"
+        )
+
 
 def balance(structure: Structure, state: Mapping[str, Tensor], *, norm_of: Collection[str] | None = None) -> Balanced:
     r"""Move a state to the point of least norm of its continuous orbit.

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from weyl._memory import tensor_identity
+from weyl.actions._state import check_seed, check_state
 from weyl.errors import InputError
 from weyl.groups import Gauge
 from weyl.orbits._tangents import direction, random_algebra
@@ -158,7 +159,11 @@ def check_tangents(
     Raises
     ------
     InputError
-        If ``trials`` is less than 2 or the inputs do not fit the model.
+        If ``trials`` is no whole number of at least 2, or the inputs do not fit the model.
+    StructureError
+        If the structure is that of another model.
+    UsageError
+        If the seed is not a non-negative integer.
 
     Notes
     -----
@@ -177,10 +182,14 @@ def check_tangents(
     (True, 'forward')
     """
     if isinstance(trials, bool) or not isinstance(trials, int) or trials < 2:
-        raise InputError(f"trials must be at least 2, the second has weights in general position; got {trials}")
+        raise InputError(
+            f"trials must be a whole number, at least 2: the second has weights in general position; got {trials!r}"
+        )
+    check_seed(seed)
     check_call(model, args, kwargs)
     if structure is None:
         structure = discover(model, args, kwargs, output=output)
+    check_state(structure, model.state_dict())
     hindrance = obstacle(model)
     if hindrance:
         return TangentCheck("inconclusive", hindrance, (), 0)

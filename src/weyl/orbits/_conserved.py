@@ -14,7 +14,7 @@ from torch import Tensor
 from weyl.errors import StructureError
 from weyl.groups import Gauge, GaugeKind
 from weyl.orbits._tangents import algebra_shape
-from weyl.orbits._views import Frame, checked, frames, is_statistic, once
+from weyl.orbits._views import Frame, checked, finite, frames, is_statistic, known_names, once
 from weyl.structure import Structure
 
 __all__ = ["Conserved", "conserved"]
@@ -114,7 +114,12 @@ def conserved(
     Raises
     ------
     StructureError
-        If a tensor on which a gauge acts is missing or has another shape.
+        If the state is not that of the structure's model, or a tensor on which a gauge acts is missing, has another
+        shape or holds integers.
+    NotFiniteError
+        If a tensor on which a continuous gauge acts has NaN or infinity.
+    UsageError
+        If ``trained`` is no collection of names of tensors.
 
     References
     ----------
@@ -132,6 +137,8 @@ def conserved(
     {'0 scale': [3.0, 3.0, 3.0]}
     """
     checked(structure, state)
+    finite(structure, state)
+    trained = None if trained is None else known_names("trained", trained, {*structure.axes, *state})
     seen: dict[str, list[tuple[str, Frame]]] = {gauge.name: [] for gauge in structure.gauges}
     fixed: dict[str, str] = {}
     for name, names in once(structure, state).items():

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weyl.actions._state import check_state
 from weyl.landscape import FunctionalDimension, functional_dimension
+from weyl.landscape._dimension import check_model, complete
 from weyl.orbits._tangents import tangents
 from weyl.structure import Structure
 
@@ -53,6 +55,13 @@ class HiddenSymmetry:
         """Directions that the group does not explain; an upper bound, since another batch may raise the rank."""
         return self.predicted - self.rank
 
+    def __repr__(self) -> str:
+        return (
+            f"HiddenSymmetry(rank={self.rank}, predicted={self.predicted}, hidden={self.hidden}, "
+            f"parameters={self.parameters}, by_group={self.by_group}, unused={self.unused}, "
+            f"samples={self.samples}, gap={self.gap:.3g})"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         return asdict(self) | {"predicted": self.predicted, "hidden": self.hidden}
@@ -77,7 +86,7 @@ def hidden_symmetry(
     inputs : tensor or sequence
         A batch, samples first; or positional arguments.
     state : mapping of str to tensor, optional
-        Parameters and buffers to measure at; those of the model unless given.
+        All parameters and buffers to measure at; those of the model unless given.
     chunk : int
         Samples that are differentiated at once.
 
@@ -89,9 +98,12 @@ def hidden_symmetry(
     Raises
     ------
     InputError
-        If the model has no parameters, there are no samples, or an output is not finite.
+        If the model has no parameters, it does not accept the inputs, there are no samples, the state lacks a tensor,
+        or an output is not finite.
+    StructureError
+        If the structure is that of another model.
     UsageError
-        If there are more than 20,000 parameters.
+        If there are more than 20,000 parameters, or ``chunk`` is less than 1.
 
     References
     ----------
@@ -107,6 +119,8 @@ def hidden_symmetry(
     >>> found.rank, found.predicted, found.hidden
     (26, 26, 0)
     """
+    check_model(model)
+    check_state(structure, model.state_dict())
     measured = functional_dimension(model, state, inputs, chunk=chunk)
     return compare_dimensions(measured, model, structure, state)
 
@@ -122,9 +136,17 @@ def compare_dimensions(
         Of this model at this state.
     model, structure, state
         As in :func:`hidden_symmetry`.
+
+    Raises
+    ------
+    InputError
+        If the state lacks a tensor.
+    StructureError
+        If the structure is that of another model.
+    NotFiniteError
+        If a tensor that the continuous part of the group moves has NaN or infinity.
     """
-    given = dict(model.state_dict()) if state is None else {**model.state_dict(), **state}
-    full = {name: t.detach().double() if t.is_floating_point() else t for name, t in given.items()}
+    full = complete(model, state)
     owned = dict(model.named_parameters())
     unused = sum(owned[name].numel() for name in structure.unused if name in owned)
     trained = dict(model.named_parameters(remove_duplicate=False))

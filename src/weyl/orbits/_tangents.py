@@ -13,7 +13,7 @@ from torch import Tensor
 
 from weyl.errors import StructureError
 from weyl.groups import Gauge, GaugeKind
-from weyl.orbits._views import Frame, checked, frames, once
+from weyl.orbits._views import Frame, checked, finite, frames, once
 from weyl.structure import Structure
 
 __all__ = ["Tangent", "algebra_shape", "direction", "random_algebra", "tangents"]
@@ -35,6 +35,16 @@ class Tangent:
         basis of the complement of (1, …, 1).
     direction : mapping of str to tensor
         What is added to the tensors that change; the others are left out.
+
+    Examples
+    --------
+    >>> import torch, weyl
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> structure = weyl.discover(net, (torch.zeros(1, 4),))
+    >>> first = next(tangents(structure, net.state_dict()))
+    >>> first.gauge, first.index, {name: tuple(tensor.shape) for name, tensor in first.direction.items()}
+    ('0 scale', (0,), {'0.weight': (3, 4), '0.bias': (3,), '2.weight': (2, 3)})
     """
 
     gauge: str
@@ -74,7 +84,10 @@ def tangents(structure: Structure, state: Mapping[str, Tensor]) -> Iterator[Tang
     Raises
     ------
     StructureError
-        If a tensor on which a gauge acts is missing or has another shape.
+        If the state is not that of the structure's model, or a tensor on which a gauge acts is missing, has another
+        shape or holds integers.
+    NotFiniteError
+        If a tensor on which a continuous gauge acts has NaN or infinity.
 
     Examples
     --------
@@ -87,10 +100,15 @@ def tangents(structure: Structure, state: Mapping[str, Tensor]) -> Iterator[Tang
     (3, (1,), ['0.bias', '0.weight', '2.weight'])
     """
     checked(structure, state)
+    finite(structure, state)
+    return _each(structure, state)
+
+
+def _each(structure: Structure, state: Mapping[str, Tensor]) -> Iterator[Tangent]:
     for gauge in structure.gauges:
         shape = algebra_shape(structure, gauge)
         for index, array in _generators(gauge.kind, shape):
-            yield Tangent(gauge.name, index, direction(structure, state, {gauge.name: array}))
+            yield Tangent(gauge.name, index, _direction(structure, state, {gauge.name: array}))
 
 
 def direction(structure: Structure, state: Mapping[str, Tensor], algebra: Mapping[str, Algebra]) -> dict[str, Tensor]:
@@ -115,7 +133,10 @@ def direction(structure: Structure, state: Mapping[str, Tensor], algebra: Mappin
     Raises
     ------
     StructureError
-        If an algebra element does not fit its gauge, or a tensor is missing or has another shape.
+        If an algebra element does not fit its gauge, the state is not that of the structure's model, or a tensor is
+        missing, has another shape or holds integers.
+    NotFiniteError
+        If a tensor on which a continuous gauge acts has NaN or infinity.
 
     Examples
     --------
@@ -130,7 +151,12 @@ def direction(structure: Structure, state: Mapping[str, Tensor], algebra: Mappin
     (True, True)
     """
     checked(structure, state)
+    finite(structure, state)
     _check_algebra(structure, algebra)
+    return _direction(structure, state, algebra)
+
+
+def _direction(structure: Structure, state: Mapping[str, Tensor], algebra: Mapping[str, Algebra]) -> dict[str, Tensor]:
     out = {}
     for name, names in once(structure, state).items():
         acting = [frame for frame in frames(structure, name) if frame.gauge.name in algebra]

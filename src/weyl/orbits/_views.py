@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from weyl._memory import tensor_identity
 from weyl.actions._multiply import layout_of
-from weyl.errors import StructureError
+from weyl.actions._state import check_floating, check_state, check_structure
+from weyl.errors import NotFiniteError, UsageError
 from weyl.groups import Gauge
 from weyl.structure import Structure, Weight
 
-__all__ = ["Frame", "checked", "frames", "is_statistic", "once"]
+__all__ = ["Frame", "checked", "finite", "frames", "is_statistic", "known_names", "once"]
 
 # What torch calls the running mean of a batch normalisation; running variances are known by their offset.
 STATISTIC = "running_mean"
@@ -94,16 +94,52 @@ def is_statistic(structure: Structure, name: str) -> bool:
 
 
 def checked(structure: Structure, state: Mapping[str, Tensor]) -> None:
-    """Refuse a state that lacks a tensor on which a gauge acts, or has one of another shape.
+    """Refuse a state on which the gauges of a structure cannot act.
 
     Raises
     ------
     StructureError
+        If it is no state dict of tensors, or that of another model; if a tensor on which a gauge acts is missing, or
+        one on which a continuous gauge acts holds integers.
+    """
+    check_structure(structure)
+    check_state(structure, state, structure.weights_by_tensor)
+    check_floating(state, _continuous(structure))
+
+
+def finite(structure: Structure, state: Mapping[str, Tensor]) -> None:
+    """Refuse a checked state with NaN or infinity where a continuous gauge acts.
+
+    Raises
+    ------
+    NotFiniteError
         Naming the tensor.
     """
-    for name in structure.weights_by_tensor:
-        if not isinstance(state.get(name), torch.Tensor):
-            raise StructureError(f"the state has no tensor {name!r}, on which gauges act: pass the whole state dict")
-        expected = tuple(axis.size for axis in structure.axes[name])
-        if tuple(state[name].shape) != expected:
-            raise StructureError(f"{name!r} has shape {tuple(state[name].shape)}, the structure says {expected}")
+    for name in _continuous(structure):
+        if not bool(state[name].isfinite().all()):
+            raise NotFiniteError(f"{name!r} has entries that are not finite: its tangents are not, either")
+
+
+def _continuous(structure: Structure) -> Iterator[str]:
+    """Tensors on which a continuous gauge acts."""
+    for name, acting in structure.weights_by_tensor.items():
+        if any(gauge.kind.continuous for gauge, _ in acting):
+            yield name
+
+
+def known_names(option: str, given: Collection[str], known: Collection[str]) -> frozenset[str]:
+    """Names that somebody gave as an option, all of them known.
+
+    Raises
+    ------
+    UsageError
+        If it is a string, or something else than a collection of names, or a name is unknown.
+    """
+    if isinstance(given, str):
+        raise UsageError(f"{option} must be a collection of names, got the string {given!r}: write [{given!r}]")
+    if not isinstance(given, Collection) or not all(isinstance(name, str) for name in given):
+        raise UsageError(f"{option} must be a collection of names of tensors, got {type(given).__name__}")
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise UsageError(f"{option} names {unknown[0]!r}, which is no tensor of the structure or the state")
+    return frozenset(given)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from weyl.report._text import starred
+from weyl.report._text import counted, starred
 
 if TYPE_CHECKING:
     from weyl.groups import Group
     from weyl.structure import Structure
 
-__all__ = ["HELD", "MOVES", "WORDS", "gauge_families", "gauge_rows", "order_told", "overlap_told"]
+__all__ = ["HELD", "LEGEND", "MOVES", "WORDS", "gauge_families", "gauge_rows", "order_told", "overlap_told"]
 
 # By the value of a kind of gauge.
 WORDS: Mapping[str, str] = {
@@ -32,6 +32,18 @@ MOVES: Mapping[str, str] = {
     "scale": "scales",
     "mix": "matrices",
     "translate": "translations",
+}
+# What the symbol of a group is made of.
+LEGEND: Mapping[str, str] = {
+    "S_n": "permutations of n units",
+    "B_n": "permutations and signs",
+    "Mon+_n, Mon_n": "permutations with positive scales, with all scales but 0",
+    "GL_n, O_n": "invertible matrices, rotations; permutations are among them",
+    "Z2, R+, R*, C*": "signs, positive, real and complex scales",
+    "R^n, Z^n": "translations, those by integers",
+    "H ≀ S_n": "a copy of H for each of n units, which are permuted, too",
+    "H ⋉ R^n": "H, and translations beside it",
+    "G × H": "G and H, independently of each other; a power is so many copies",
 }
 # What holds weights fixed, by its name in an orbit.
 HELD: Mapping[str, str] = {
@@ -156,5 +168,5 @@ def overlap_told(structure: Structure) -> str:
     dimension, signs = structure.overlap
     if not dimension and not signs:
         return ""
-    shared = " and ".join(f"{n:,} {word}" for n, word in ((dimension, "dimensions"), (signs, "signs")) if n)
+    shared = " and ".join(counted(n, word) for n, word in ((dimension, "dimension"), (signs, "sign")) if n)
     return f"gauges share {shared}, which the totals count once"

@@ -11,7 +11,7 @@ from weyl._version import __version__
 from weyl.report import figures
 from weyl.report._collapse import CAUTION, METHODS, Measured, criteria, cut_told, pair_excess, symmetry_told
 from weyl.report._content import Demo, Inspection, families
-from weyl.report._group import HELD, MOVES, gauge_families, gauge_rows, order_told, overlap_told
+from weyl.report._group import HELD, LEGEND, MOVES, gauge_families, gauge_rows, order_told, overlap_told
 from weyl.report._text import power_of_ten, printable
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def _environment() -> Environment:
         finalize=shown,
     )
     environment.filters.update(
+        breakable=_breakable,
         power=_power,
         symbol=_symbol,
         typeset=_typeset,
@@ -122,6 +123,7 @@ def _environment() -> Environment:
         order_told=order_told,
         overlap_told=overlap_told,
         moves=MOVES,
+        legend_of_symbols=LEGEND,
         held=HELD,
         # The figures escape what they show; only their own markup may pass.
         spaces_figure=lambda structure: Markup(figures.spaces(structure)),
@@ -152,8 +154,15 @@ def _symbol(text: str) -> Markup:
     """A group symbol such as ``S_64^3``, with lowered and raised numbers."""
     from markupsafe import Markup, escape
 
-    raised = re.sub(r"_(\d+)", r"<sub>\1</sub>", str(escape(printable(text))))
-    return Markup(re.sub(r"\^(\d+)", r"<sup>\1</sup>", raised))
+    raised = re.sub(r"_(\d+|n\b)", r"<sub>\1</sub>", str(escape(printable(text))))
+    return Markup(re.sub(r"\^(\d+|n\b)", r"<sup>\1</sup>", raised))
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may end a line after a dot, an underscore or an ampersand, before it is broken elsewhere."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(escape(part) for part in re.findall(r"[^._&]*[._&]+|[^._&]+", printable(name)))
 
 
 def _typeset(text: str) -> Markup:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from weyl.groups import Order
 
-__all__ = ["power_of_ten", "printable", "scientific", "starred", "subscripts", "to_json"]
+__all__ = ["counted", "power_of_ten", "printable", "scientific", "starred", "subscripts", "to_json"]
 
 # A path component that is a layer number: ``h.3.mlp``, not ``conv1`` and not the ``#2`` of a second space.
 LAYER = re.compile(r"(?:(?<=\.)|^)\d+(?=[.#\[]|$)")
@@ -28,6 +28,17 @@ def printable(text: object) -> str:
     'fc\\x1b[31m1'
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things.
+
+    Examples
+    --------
+    >>> counted(1, "sweep"), counted(1200, "sweep")
+    ('1 sweep', '1,200 sweeps')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def power_of_ten(order: Order) -> tuple[str, str]:

@@ -24,6 +24,7 @@ __all__ = ["barrier", "dimensions", "growth", "spaces", "standalone"]
 
 UNIVERSE = 80  # log10 of the usual estimate of the number of atoms in the observable universe
 SHOWN = 40
+BESIDE = 24  # characters of a name and a group together that leave a phone room for what is between them
 CLOSE = 0.3  # decades between two levels, below which their names stand on different sides
 
 
@@ -153,7 +154,7 @@ def dimensions(rows: Sequence[Mapping[str, Any]]) -> str:
         colours = [SERIES[kinds.index(row["what"]) % len(SERIES)] for row in shown]
         ax.barh(range(len(shown)), widths, color=colours, height=0.62)
         for at, width in enumerate(widths):
-            ax.text(width, at, f"  {width:,}", va="center", fontsize=9)
+            ax.annotate(f"{width:,}", (width, at), (5, 0), textcoords="offset points", va="center", fontsize=9)
         # Names stand above their bars: beside them they would leave no room on a phone.
         for at, name in enumerate(names):
             ax.text(0, at - 0.34, name, va="bottom", fontsize=9, color=MUTED)
@@ -187,27 +188,39 @@ def spaces(structure: Structure) -> str:
     moved = {name for space in structure.spaces for name, _ in space.occurrences}
     column = {name: i for i, name in enumerate(n for n in structure.axes if n in moved)}
     rows = [[(column[name], dim) for name, dim in space.occurrences] for space in shown]
+    names = [short(space.name) for space in shown]
+    labels = [_acting(acting[space.name], space.multiplicity) for space in shown]
+    above = any(len(name) + len(label) > BESIDE for name, label in zip(names, labels, strict=True))
 
     def draw(ax: Axes) -> None:
-        for row, (space, places) in enumerate(zip(shown, rows, strict=True)):
+        for row, places in enumerate(rows):
             colour = SERIES[row % len(SERIES)]
             ax.plot([min(places)[0], max(places)[0]], [row, row], color=colour, linewidth=1.2, alpha=0.45)
             for filled in (True, False):
                 at = [x for x, dim in places if (dim == 0) is filled]
                 face = colour if filled else "none"
                 ax.plot(at, [row] * len(at), "o", color=colour, markerfacecolor=face, markersize=5.5)
-            copies = space.multiplicity
-            label = f"{subscripts(acting[space.name])}{f' ×{copies}' if copies > 1 else ''}"
-            ax.text(1.01, row, label, transform=ax.get_yaxis_transform(), va="center", fontsize=9, color=colour)
-        ax.set_yticks(range(len(shown)), [short(space.name) for space in shown], fontsize=9)
-        ax.set(ylim=(len(shown) - 0.4, -0.6), xlabel="parameters and buffers, in the order of the model")
+            across = ax.get_yaxis_transform()
+            if above:
+                ax.text(0, row - 0.24, names[row], transform=across, va="bottom", fontsize=9, color=MUTED)
+                ax.text(1, row - 0.24, labels[row], transform=across, ha="right", va="bottom", fontsize=9, color=colour)
+            else:
+                ax.text(1.03, row, labels[row], transform=across, va="center", fontsize=9, color=colour)
+        ax.set_yticks([] if above else range(len(shown)), [] if above else names, fontsize=9)
+        ax.set_ylim(len(shown) - 0.4, -0.95 if above else -0.6)
+        ax.set_xlabel("parameters and buffers, in the order of the model")
         ax.xaxis.set_major_locator(locator(6, integer=True))
         ax.grid(axis="y", visible=False)
         ax.tick_params(length=0)
 
     text = f"{len(shown)} of {len(structure.spaces)} spaces and the {len(column)} tensors in which they occur."
-    height = 1.1 + 0.26 * max(len(shown), 1)
+    height = 1.1 + (0.46 if above else 0.26) * max(len(shown), 1)
     return draw_svg("Spaces of the model, and where each occurs", text, draw, height=height)
+
+
+def _acting(symbol: str, copies: int) -> str:
+    """What acts on a space, and on how many copies of it."""
+    return f"{subscripts(symbol)}{f' ×{copies}' if copies > 1 else ''}"
 
 
 def _first(places: Sequence[int], heights: Sequence[float], level: float) -> int:
