@@ -228,13 +228,13 @@ def _one_exponent(grader: Grader, tensor: Graded) -> None:
     seen: dict[tuple[int, Strand], tuple[int, ...]] = {}
     terms = tensor.terms or ()
     for term in terms:
-        grader.scales.equal(term.scalar, terms[0].scalar)
-        grader.signs.equal(term.scalar, terms[0].scalar)
+        grader.scales.equate(term.scalar, terms[0].scalar)
+        grader.signs.equate(term.scalar, terms[0].scalar)
         for dim, (strand, unknowns) in enumerate(zip(term.strands, term.unknowns, strict=True)):
             first = seen.setdefault((dim, strand), unknowns)
             for a, b in zip(first, unknowns, strict=True):
-                grader.scales.equal(a, b)
-                grader.signs.equal(a, b)
+                grader.scales.equate(a, b)
+                grader.signs.equate(a, b)
 
 
 def _offsets(grader: Grader, uses: Mapping[int, int], owners: Owners) -> dict[str, float]:

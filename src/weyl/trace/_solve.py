@@ -68,7 +68,7 @@ class Exponents:
         root, _ = self.root(x)
         self._zero.add(root)
 
-    def equal(self, x: int, y: int) -> None:
+    def equate(self, x: int, y: int) -> None:
         """X = y."""
         if x != y:
             self.relate([(x, 1), (y, -1)])

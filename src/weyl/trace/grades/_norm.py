@@ -71,11 +71,11 @@ def _still(grader: Grader, value: Graded, rank: int, centre: bool) -> None:
         for unknown in chain.from_iterable(term.unknowns[outer:]):
             grader.signs.zero(unknown)
         first = seen.setdefault(term.strands[:outer], term)
-        grader.signs.equal(term.scalar, first.scalar)
+        grader.signs.equate(term.scalar, first.scalar)
         for a, b in zip(
             chain.from_iterable(term.unknowns[:outer]), chain.from_iterable(first.unknowns[:outer]), strict=True
         ):
-            grader.signs.equal(a, b)
+            grader.signs.equate(a, b)
 
 
 def _mixed(grader: Grader, value: Graded, rank: int, centre: bool, bare: bool) -> None:
