@@ -9,6 +9,7 @@ from weyl._version import __version__
 
 if TYPE_CHECKING:
     from weyl.actions import act as act
+    from weyl.actions import act_optimizer as act_optimizer
     from weyl.actions import shift_logits as shift_logits
     from weyl.errors import CaptureError as CaptureError
     from weyl.errors import InputError as InputError
@@ -40,6 +41,16 @@ if TYPE_CHECKING:
     from weyl.groups import expansion_counts as expansion_counts
     from weyl.groups import feedforward_order as feedforward_order
     from weyl.landscape import functional_dimension as functional_dimension
+    from weyl.matching import Match as Match
+    from weyl.matching import Universe as Universe
+    from weyl.matching import match as match
+    from weyl.matching import universe as universe
+    from weyl.merging import Barrier as Barrier
+    from weyl.merging import barrier as barrier
+    from weyl.merging import evaluator as evaluator
+    from weyl.merging import merge as merge
+    from weyl.merging import partial_merge as partial_merge
+    from weyl.merging import refine as refine
     from weyl.orbits import Balanced as Balanced
     from weyl.orbits import Orbit as Orbit
     from weyl.orbits import Tangent as Tangent
@@ -59,6 +70,7 @@ if TYPE_CHECKING:
 # Public name to the room that defines it. Rooms are imported on first use, so that `weyl --help` needs no torch.
 _HOMES = {
     "Balanced": "orbits",
+    "Barrier": "merging",
     "CaptureError": "errors",
     "Collapse": "geometry",
     "CollapseStatistics": "geometry",
@@ -70,6 +82,7 @@ _HOMES = {
     "InputError": "errors",
     "Kind": "groups",
     "LimitError": "errors",
+    "Match": "matching",
     "MismatchError": "errors",
     "MissingExtraError": "errors",
     "ModelSpecError": "errors",
@@ -83,31 +96,40 @@ _HOMES = {
     "Structure": "structure",
     "StructureError": "errors",
     "Tangent": "orbits",
+    "Universe": "matching",
     "UsageError": "errors",
     "WeylError": "errors",
     "act": "actions",
+    "act_optimizer": "actions",
     "balance": "orbits",
+    "barrier": "merging",
     "check_tangents": "orbits",
     "collapse": "geometry",
     "conserved": "orbits",
     "convolutional_order": "groups",
     "discover": "trace",
+    "evaluator": "merging",
     "expansion_counts": "groups",
     "feedforward_order": "groups",
     "fold_norms": "orbits",
-    "hidden_symmetry": "orbits",
     "functional_dimension": "landscape",
+    "hidden_symmetry": "orbits",
     "layer_profile": "geometry",
+    "match": "matching",
+    "merge": "merging",
     "optimal_pair": "geometry",
     "orbit": "orbits",
+    "partial_merge": "merging",
+    "refine": "merging",
     "shift_logits": "actions",
     "simplex": "geometry",
     "simplex_optimum": "geometry",
     "tangents": "orbits",
+    "universe": "matching",
     "verify": "proof",
 }
 # Rooms that are named in full: ``weyl.nn.SimplexHead``.
-_ROOMS = ("callbacks", "geometry", "landscape", "nn", "orbits")
+_ROOMS = ("callbacks", "canonical", "geometry", "landscape", "matching", "merging", "nn", "orbits")
 
 __all__ = ["__version__", *_HOMES]
 

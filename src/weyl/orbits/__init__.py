@@ -7,11 +7,13 @@ from weyl.orbits._fold import Folded, fold_norms
 from weyl.orbits._hidden import HiddenSymmetry, compare_dimensions, hidden_symmetry
 from weyl.orbits._orbit import Orbit, OrbitSize, orbit
 from weyl.orbits._tangents import Tangent, direction, tangents
+from weyl.orbits._views import Frame, frames
 
 __all__ = [
     "Balanced",
     "Conserved",
     "Folded",
+    "Frame",
     "GaugeCheck",
     "HiddenSymmetry",
     "Orbit",
@@ -24,6 +26,7 @@ __all__ = [
     "conserved",
     "direction",
     "fold_norms",
+    "frames",
     "hidden_symmetry",
     "orbit",
     "tangents",

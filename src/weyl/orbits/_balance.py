@@ -21,6 +21,8 @@ __all__ = ["Balanced", "balance"]
 # Largest relative difference of the two sides of a unit, or a space, that counts as balanced.
 TOLERANCE = 1e-12
 SWEEPS = 10_000
+# Largest shift, relative to the largest entry of what it moves, that counts as none.
+SHIFTED = 1e-15
 # Where the norm has no least value although every unit has two sides, some values grow for ever.
 FARTHEST = 1e30
 MOVING = (GaugeKind.SCALE, GaugeKind.LINEAR, GaugeKind.COMPLEX)
@@ -264,14 +266,25 @@ class _Problem:
         return imbalance
 
     def translations(self) -> dict[str, Tensor]:
-        """Shift what can be shifted to its least norm; returns the shifts."""
-        found = {}
-        for gauge in self._shifting:
-            pieces = [piece for piece in self._pieces[gauge.name] if piece.counts]
-            if pieces:
-                found[gauge.name] = shift = _projection(pieces)
+        """Shift what can be shifted to its least norm; returns the shifts.
+
+        Where several of them move one tensor, one after another until nothing moves any more.
+        """
+        found: dict[str, Tensor] = {}
+        for _ in range(SWEEPS):
+            moved = 0.0
+            for gauge in self._shifting:
+                pieces = [piece for piece in self._pieces[gauge.name] if piece.counts]
+                if not pieces:
+                    continue
+                shift = _projection(pieces)
                 for piece in self._pieces[gauge.name]:
                     piece.frame.view(piece.tensor).add_(piece.frame.weight.coefficient * shift)
+                found[gauge.name] = found[gauge.name] + shift if gauge.name in found else shift
+                size = max(float(piece.tensor.abs().max()) for piece in pieces)
+                moved = max(moved, float(shift.abs().max()) / size if size > 0 else 0.0)
+            if moved <= SHIFTED or len(found) < 2:
+                break
         return found
 
 

@@ -16,10 +16,10 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components
 from torch import Tensor
 
 from weyl.groups import Gauge, GaugeKind
-from weyl.orbits._tables import Atoms, Ints, numbers_on, positions
+from weyl.orbits._tables import Atoms, Ints, numbers_on
 from weyl.orbits._tangents import tangents
 from weyl.orbits._views import Frame, frames
-from weyl.structure import Structure
+from weyl.structure import Structure, block_positions
 
 __all__ = ["continuous_rank", "idle_units", "shape_of"]
 
@@ -97,7 +97,7 @@ def _families(structure: Structure, gauges: list[Gauge]) -> list[list[Gauge]]:
                 continue
             blocks, others = dict(a.blocks), dict(b.blocks)
             shared = blocks.keys() & others.keys()
-            if all(np.intersect1d(positions(blocks[dim]), positions(others[dim])).size for dim in shared):
+            if all(np.intersect1d(block_positions(blocks[dim]), block_positions(others[dim])).size for dim in shared):
                 joined.merge(number[first.name], number[second.name])
     return [[gauges[at] for at in sorted(part)] for part in joined.subsets()]
 

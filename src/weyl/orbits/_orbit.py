@@ -20,8 +20,8 @@ from weyl.orbits._continuous import continuous_rank, idle_units
 from weyl.orbits._proportional import proportional_units
 from weyl.orbits._search import Search
 from weyl.orbits._signs import Signs
-from weyl.orbits._tables import Atoms, positions, tables_of
-from weyl.structure import Structure, Weight
+from weyl.orbits._tables import Atoms, tables_of
+from weyl.structure import Structure, Weight, block_positions
 
 __all__ = ["Orbit", "OrbitSize", "orbit"]
 
@@ -301,7 +301,7 @@ def _unabsorbed(
             if (a.bias, *once) in done:
                 continue
             done.add((a.bias, *once))
-            read = np.take(arrays[a.weight], positions(a.block), axis=a.dim)
+            read = np.take(arrays[a.weight], block_positions(a.block), axis=a.dim)
             for row, entries in zip(target, read.reshape(len(target), -1), strict=True):
                 row.extend((a.constant * entries).tolist())
     return {name: _ranks([_exact_sum(row) for row in rows]) for name, rows in terms.items()}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weyl.groups import Gauge, GaugeKind
-from weyl.structure import Axis, Block, Cases, Fixed, Product, Structure, Sum, Units, Weight
+from weyl.structure import Axis, Block, Structure, Weight, combinations
 
-__all__ = ["Atoms", "Table", "numbers_on", "positions", "seen", "tables_of"]
+__all__ = ["Atoms", "Table", "numbers_on", "seen", "tables_of"]
 
 Ints = NDArray[np.int64]
 
@@ -94,7 +93,7 @@ def tables_of(structure: Structure, state: Mapping[str, Tensor], atoms: Atoms) -
         if axes is None or not tensor.numel():
             continue
         signs = _signs_on(structure, name, atoms) if tensor.is_floating_point() else []
-        found += [_table(name, axes, blocks, signs, atoms) for blocks in _combinations(axes)]
+        found += [_table(name, axes, blocks, signs, atoms) for blocks in combinations(axes)]
     return found
 
 
@@ -198,49 +197,3 @@ def seen(sign: Ints, blocks: tuple[Block, ...], sizes: tuple[int, ...]) -> Ints:
         if not view.strides[at] or (view == first).all():
             view = first
     return view
-
-
-def positions(block: Block) -> Ints:
-    """All positions of a block, in the order of its factors."""
-    found = np.full(1, block.base)
-    for _, count, stride in block.factors:
-        found = (found[:, None] + stride * np.arange(count)).reshape(-1)
-    return found
-
-
-def _combinations(axes: tuple[Axis, ...]) -> Iterator[tuple[Block, ...]]:
-    """One block for every dimension; cases go with the part of the sum that they belong to."""
-    options = [list(_blocks(axis)) for axis in axes]
-    for chosen in itertools.product(*options):
-        if all(
-            not isinstance(axis, Cases) or chosen[axis.dim][0] == part
-            for axis, (part, _) in zip(axes, chosen, strict=True)
-        ):
-            yield tuple(block for _, block in chosen)
-
-
-def _blocks(axis: Axis) -> Iterator[tuple[int, Block]]:
-    """Disjoint blocks of an axis, each with the part of the sum, or the case, that it lies in."""
-    match axis:
-        case Cases(_, options):
-            for number, option in enumerate(options):
-                yield from ((number, block) for _, block in _blocks(option))
-        case Sum(parts):
-            base = 0
-            for number, part in enumerate(parts):
-                yield from ((number, Block(base + block.base, block.factors)) for _, block in _blocks(part))
-                base += part.size
-        case Product(factors):
-            strides = [math.prod(f.size for f in factors[i + 1 :]) for i in range(len(factors))]
-            for blocks in itertools.product(*([block for _, block in _blocks(factor)] for factor in factors)):
-                base = sum(block.base * stride for block, stride in zip(blocks, strides, strict=True))
-                merged = tuple(
-                    (space, size, inner * stride)
-                    for block, stride in zip(blocks, strides, strict=True)
-                    for space, size, inner in block.factors
-                )
-                yield 0, Block(base, merged)
-        case Units(space, size):
-            yield 0, Block(0, ((space, size, 1),))
-        case Fixed(size):
-            yield 0, Block(0, ((None, size, 1),))

@@ -1,0 +1,143 @@
+"""States in their normal gauges, and the way back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from weyl.actions import act, check_state
+from weyl.canonical import normal_gauge
+from weyl.errors import MismatchError, NotFiniteError
+from weyl.groups import Element, GaugeKind
+from weyl.structure import Structure
+
+__all__ = ["Frames", "check_pair", "distance"]
+
+State = Mapping[str, Tensor]
+
+# Names of a difference that an error shows.
+SHOWN = 5
+# Largest difference of copies, relative to the largest entry of a tensor, in units of rounding of the states' dtype:
+# where units only trade places and change signs, and where numbers are also multiplied or added.
+MOVED, MIXED = 4, 256
+# Normal gauges are found by iteration, and not more exactly than so.
+GAUGED = 1e-9
+
+
+class Frames:
+    """States brought to their normal gauges.
+
+    Parameters
+    ----------
+    structure : Structure
+        Of all of them.
+    states : sequence of state dicts
+        As they are given.
+    kinds : frozenset of str
+        Moves that may be used.
+    """
+
+    def __init__(self, structure: Structure, states: Sequence[State], kinds: frozenset[str]) -> None:
+        self._structure = structure
+        self.continuous = any(
+            gauge.kind.move in kinds and gauge.kind is not GaugeKind.SIGN for gauge in structure.gauges
+        )
+        self._dtypes = [{name: state[name].dtype for name in structure.axes} for state in states]
+        self.elements: list[Element] = []
+        self.states: list[dict[str, Tensor]] = []
+        for state in states:
+            known = {name: state[name] for name in structure.axes}
+            if not self.continuous:
+                group = structure.group
+                self.elements.append(Element(group.spaces, group.identity(), group.gauges))
+                self.states.append(known)
+                continue
+            exact = in_double(known)
+            element = normal_gauge(structure, exact, kinds)
+            self.elements.append(element)
+            self.states.append(act(element, structure, exact))
+
+    def outside(self, element: Element, to: int = 0, of: int = 1) -> Element:
+        """An element between normal gauges as one between the states as they were given."""
+        return ~self.elements[to] @ element @ self.elements[of]
+
+    def inside(self, element: Element, to: int = 0, of: int = 1) -> Element:
+        """An element between the states as they were given as one between normal gauges."""
+        return self.elements[to] @ element @ ~self.elements[of]
+
+    def permutations_and_signs(self, element: Element) -> Element:
+        """An element without its scales, matrices and translations."""
+        group = self._structure.group
+        signs = {
+            gauge.name: element.values[gauge.name]
+            for gauge in group.gauges
+            if gauge.kind is GaugeKind.SIGN and gauge.name in element.values
+        }
+        return Element(group.spaces, dict(element), group.gauges, signs)
+
+    def equal(self, a: State, b: State) -> bool:
+        """Whether two states in the normal gauge agree up to the rounding of what they were made from."""
+        rounds = self.continuous or bool(self._structure.absorptions)
+        allowed, least = (MIXED if rounds else MOVED), (GAUGED if self.continuous else 0.0)
+        for name in self._structure.axes:
+            if not a[name].is_floating_point():
+                continue
+            eps = max(torch.finfo(dtypes[name]).eps for dtypes in self._dtypes if dtypes[name].is_floating_point)
+            left, right = a[name].double(), b[name].to(a[name].device).double()
+            size = float(left.abs().max()) if left.numel() else 0.0
+            if left.numel() and float((left - right).abs().max()) > max(allowed * eps, least) * size:
+                return False
+        return True
+
+
+def in_double(state: State) -> dict[str, Tensor]:
+    """Floating tensors in float64; those that shared one share one again."""
+    made: dict[int, Tensor] = {}
+    out = {}
+    for name, tensor in state.items():
+        if id(tensor) not in made:
+            made[id(tensor)] = tensor.detach().double() if tensor.is_floating_point() else tensor
+        out[name] = made[id(tensor)]
+    return out
+
+
+def distance(structure: Structure, a: State, b: State) -> float:
+    """Euclidean distance over the floating tensors of a structure, accumulated in float64."""
+    total = 0.0
+    for name in structure.axes:
+        if a[name].is_floating_point():
+            difference = a[name].detach().to(b[name].device) - b[name].detach()
+            total += float(difference.double().square().sum())
+    return math.sqrt(total)
+
+
+def check_pair(structure: Structure, a: State, b: State) -> None:
+    """Refuse states that cannot be compared.
+
+    Raises
+    ------
+    MismatchError
+        With the names and shapes that differ.
+    NotFiniteError
+        Naming a tensor with NaN or infinity.
+    StructureError
+        If they are no state dicts of the structure's model.
+    """
+    for state in (a, b):
+        check_state(structure, state)
+    lines = [line for which, state in (("first", a), ("second", b)) for line in _missing(structure, which, state)]
+    if lines:
+        more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        raise MismatchError(f"the states do not fit the structure: {'; '.join(lines[:SHOWN])}{more}")
+    for which, state in (("first", a), ("second", b)):
+        for name in structure.axes:
+            tensor = state[name]
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise NotFiniteError(f"{name!r} of the {which} state has NaN or infinite entries: nothing is matched")
+
+
+def _missing(structure: Structure, which: str, state: State) -> list[str]:
+    return [f"the {which} has no {name!r}" for name in structure.axes if name not in state]

@@ -1,0 +1,314 @@
+"""``match``: the group element that brings one state nearest to another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from weyl.actions import act
+from weyl.errors import UsageError
+from weyl.groups import Element
+from weyl.matching._activations import Activation, cross_moments
+from weyl.matching._build import build, centred, moment_terms
+from weyl.matching._descent import Ascent, Record, ascend, unfinished
+from weyl.matching._frames import Frames, check_pair, distance
+from weyl.matching._problem import Problem
+from weyl.matching._recognise import pair_units, propagate
+from weyl.structure import Structure
+
+__all__ = ["Match", "match"]
+
+State = Mapping[str, Tensor]
+Progress = Callable[[str], None]
+
+COSTS = ("weights", "activations", "both")
+KINDS = ("permute", "sign", "scale", "mix", "translate")
+STARTS = ("identity", "invariants")
+SWEEPS = 200
+# By how much activations outweigh weights where they alone are asked for: weights then break ties, and speak for the
+# spaces that no activation shows.
+DOMINANT = 1e6
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    r"""The element that brings one state next to another, and what is known of it.
+
+    Parameters
+    ----------
+    element : Element
+        ``act(element, structure, b)`` lies next to a.
+    objective : float
+        :math:`\langle a', g b' \rangle`, summed over all entries of tensors that the group can move, a' and b' in
+        the normal gauge. For permutations and signs alone they are a and b, and the greatest objective is the least
+        distance.
+    history : tuple of float
+        The objective at the start and after every sweep.
+    distance, distance_before : float
+        Euclidean distance of a from b, aligned and as it was, over all floating tensors of the structure.
+    coordinate_optimal : bool
+        Whether no space alone can be moved to gain anything.
+    exact : bool
+        Whether b, moved, is a up to rounding: the two are one network in other coordinates.
+    sweeps, steps, gained : int
+        Sweeps over the spaces, exact steps made, and those that gained; none for a copy that was recognised.
+    """
+
+    element: Element
+    objective: float
+    history: tuple[float, ...]
+    distance: float
+    distance_before: float
+    coordinate_optimal: bool
+    exact: bool
+    sweeps: int = 0
+    steps: int = 0
+    gained: int = 0
+    _certify: Callable[[], Mapping[str, float]] = field(default=dict, repr=False)
+
+    @cached_property
+    def certificate(self) -> Mapping[str, float]:
+        """By space, what one more exact step would gain, as a share of the objective's bound |a'| |b'|.
+
+        Computed when first asked for, from Grams made anew in the precision of the states: 0 throughout says that
+        the match is a coordinate optimum.
+        """
+        return dict(self._certify())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready summary; the element itself is left out."""
+        return {
+            "objective": self.objective,
+            "history": list(self.history),
+            "distance": self.distance,
+            "distance_before": self.distance_before,
+            "coordinate_optimal": self.coordinate_optimal,
+            "exact": self.exact,
+            "sweeps": self.sweeps,
+            "steps": self.steps,
+            "gained": self.gained,
+            "moves": sorted(self.element.moves),
+        }
+
+    def __repr__(self) -> str:
+        how = "exact" if self.exact else "coordinate optimum" if self.coordinate_optimal else "not converged"
+        return f"Match({how}, distance {self.distance_before:.4g} to {self.distance:.4g}, {self.sweeps} sweeps)"
+
+
+def match(
+    structure: Structure,
+    a: State,
+    b: State,
+    *,
+    costs: str = "weights",
+    model: nn.Module | None = None,
+    data: Iterable[Any] | None = None,
+    kinds: Iterable[str] | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+    start: Element | str | None = None,
+    sweeps: int = SWEEPS,
+    progress: Progress | None = None,
+) -> Match:
+    r"""Find the element of the group that brings b nearest to a.
+
+    A member of the orbit of a is recognised by invariants of its units, without a search. For any other state,
+    coordinate ascent on :math:`\langle a', g b' \rangle`: every step is the optimum for one space while all others
+    stay, a linear assignment for permutations (on :math:`\sum |\cdot|` with signs), orthogonal Procrustes for
+    rotations, the inner problem for every pair of outer units and then an assignment for wreath products. Scales and
+    linear gauges are first brought to their normal gauge on both sides.
+
+    Parameters
+    ----------
+    structure : Structure
+        Of the model of both states.
+    a, b : mapping of str to tensor
+        Whole state dicts; neither is changed. Costs are computed where b's tensors are.
+    costs : {"weights", "activations", "both"}
+        What is compared: parameters and buffers, correlations of activations over ``data``, or both, each as a share
+        of its bound. With "activations" the spaces that none of them shows are matched by weights.
+    model : nn.Module, optional
+        The model, for activations; its own weights are not used.
+    data : iterable of batches, optional
+        For activations: tensors, or tuples that start with the inputs, or mappings of keyword arguments.
+    kinds : iterable of str, optional
+        What may be used: some of ``permute``, ``sign``, ``scale``, ``mix``, ``translate``; all by default.
+    restarts : int
+        Ascents, the first from ``start``, the others from random elements; the best is returned.
+    seed : int
+        Of the order of the spaces (one permutation of all of them a sweep) and of the restarts.
+    start : Element, "identity" or "invariants", optional
+        Where to begin; by default the better of the two. An element or "identity" spares the look at invariants.
+    sweeps : int
+        Sweeps over all spaces at most.
+    progress : callable, optional
+        Called with one line of text now and then.
+
+    Returns
+    -------
+    Match
+
+    Raises
+    ------
+    MismatchError
+        If the states do not have the same names and shapes as each other.
+    NotFiniteError
+        If a state has NaN or infinity: it never enters an assignment.
+    StructureError
+        If the states are not those of the structure's model.
+    UsageError
+        If an option is not one of those above.
+
+    References
+    ----------
+    Ainsworth, Hayase, Srinivasa, "Git Re-Basin: merging models modulo permutation symmetries", ICLR 2023,
+    Algorithm 1, for plain permutations. Schönemann 1966 for Procrustes.
+
+    Examples
+    --------
+    >>> import torch, weyl
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    >>> structure = weyl.discover(net, (torch.zeros(1, 4),))
+    >>> twin = weyl.act(structure.group.random(seed=1), structure, net.state_dict())
+    >>> found = match(structure, net.state_dict(), twin)
+    >>> found.exact, found.steps
+    (True, 0)
+    """
+    moves = checked_options(costs, kinds, restarts, start)
+    check_pair(structure, a, b)
+    job = _Job(structure, a, b, moves, progress or (lambda text: None))
+    if costs != "weights":
+        job.measure(costs, model, data)
+    return job.run(restarts, seed, start, sweeps)
+
+
+def checked_options(costs: str, kinds: Iterable[str] | None, restarts: int, start: object) -> frozenset[str]:
+    if costs not in COSTS:
+        raise UsageError(f"costs must be one of {', '.join(COSTS)}, got {costs!r}")
+    if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
+        raise UsageError(f"restarts must be a positive integer, got {restarts!r}")
+    if not (start is None or isinstance(start, Element) or start in STARTS):
+        raise UsageError(f"start must be an Element, 'identity' or 'invariants', got {start!r}")
+    if kinds is None:
+        return frozenset(KINDS)
+    given = frozenset([kinds] if isinstance(kinds, str) else kinds)
+    if not given <= set(KINDS):
+        raise UsageError(f"kinds has {sorted(given - set(KINDS))[0]!r}; known: {', '.join(KINDS)}")
+    return given
+
+
+class _Job:
+    """Two states in their normal gauges, and the search for the element between them."""
+
+    def __init__(self, structure: Structure, a: State, b: State, kinds: frozenset[str], say: Progress) -> None:
+        self._structure, self._given, self._kinds, self._say = structure, (a, b), kinds, say
+        frame = Frames(structure, (a, b), kinds)
+        self._frame = frame
+        self._a, self._b = frame.states
+        self._moments: tuple[Activation, ...] = ()
+        self._factor = 0.0
+
+    def measure(self, costs: str, model: nn.Module | None, data: Iterable[Any] | None) -> None:
+        """Let activations count, instead of weights or beside them."""
+        if model is None or data is None:
+            raise UsageError(f"costs={costs!r} needs a model and data: pass model= and data=")
+        self._say("measuring activations")
+        self._moments = cross_moments(self._structure, model, self._a, self._b, data)
+        features = sum(moments.axis.size for moments in self._moments)
+        size = norm(self._a) * norm(self._b)
+        self._factor = size / max(features, 1) * (DOMINANT if costs == "activations" else 1.0)
+
+    def run(self, restarts: int, seed: int, start: Element | str | None, sweeps: int) -> Match:
+        """The best of some ascents, or at once the element of a copy that is recognised."""
+        first = self._identity() if start in (None, "identity") else None
+        if isinstance(start, Element):
+            first = self._frame.permutations_and_signs(start)
+        if start in (None, "invariants"):
+            self._say("comparing invariants")
+            guess = self._recognised()
+            if self._exactly(guess):
+                return self._result(guess, None, None)
+            better = first is None or self._value(guess) > self._value(first)
+            first = guess if better else first
+        assert first is not None
+        best: tuple[float, Element, Ascent, Problem] | None = None
+        for number in range(restarts):
+            origin = first if number == 0 else self._random(seed + number)
+            problem = self._problem(origin)
+            record = Record(self._structure)
+            done = ascend(problem, record, seed=seed + number, sweeps=sweeps, progress=self._say)
+            if best is None or done.history[-1] > best[0]:
+                best = (done.history[-1], record.element @ origin, done, problem)
+        assert best is not None
+        return self._result(best[1], best[2], best[3])
+
+    def _identity(self) -> Element:
+        group = self._structure.group
+        return Element(group.spaces, group.identity(), group.gauges)
+
+    def _random(self, seed: int) -> Element:
+        return self._structure.group.random(seed, kinds=tuple(self._kinds & {"permute", "sign"}))
+
+    def _problem(self, element: Element) -> Problem:
+        """The objective with b moved; only what the kinds allow moves it further."""
+        moved = act(element, self._structure, self._b)
+        measured = [
+            term
+            for moments in self._moments
+            for term in moment_terms(self._structure, moments, element, self._kinds, self._factor)
+        ]
+        ours, theirs = (centred(self._structure, state) for state in (self._a, moved))
+        return build(self._structure, ours, theirs, self._kinds, measured)
+
+    def _value(self, element: Element) -> float:
+        return self._problem(element).objective()
+
+    def _recognised(self) -> Element:
+        """What invariants say: units first, then signs, rotations and phases from what is fixed outwards."""
+        guess = self._identity()
+        if "permute" in self._kinds:
+            guess = pair_units(self._structure, self._a, self._b)
+        problem = self._problem(guess)
+        record = Record(self._structure)
+        propagate(problem, record)
+        return record.element @ guess
+
+    def _exactly(self, element: Element) -> bool:
+        return self._frame.equal(self._a, act(element, self._structure, self._b))
+
+    def _result(self, element: Element, done: Ascent | None, problem: Problem | None) -> Match:
+        structure, (a, b) = self._structure, self._given
+        exact = self._exactly(element)
+        total = self._frame.outside(element)
+        aligned = act(total, structure, b)
+
+        def certify() -> Mapping[str, float]:
+            fresh = self._problem(element)
+            bound = norm(self._a) * norm(self._b) or 1.0
+            return {name: gain / bound for name, gain in unfinished(fresh).items()}
+
+        objective = done.history[-1] if done else self._value(element)
+        return Match(
+            total,
+            objective,
+            tuple(done.history) if done else (objective,),
+            distance(structure, a, aligned),
+            distance(structure, a, b),
+            done.converged if done else True,
+            exact,
+            done.sweeps if done else 0,
+            done.steps if done else 0,
+            done.gained if done else 0,
+            certify,
+        )
+
+
+def norm(state: State) -> float:
+    """Euclidean norm of all floating tensors, accumulated in float64."""
+    return math.sqrt(sum(float(t.double().square().sum()) for t in state.values() if t.is_floating_point()))
