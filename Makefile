@@ -28,7 +28,7 @@ $(READY): constraints.txt pyproject.toml
 	@$(PIP) torch
 	@# The build backend comes from constraints.txt, too, hence no build isolation.
 	@$(PIP) hatchling editables
-	@$(PIP) --no-build-isolation --editable '.[dev,hf,data,lightning,torchmetrics,tensorboard,trainer]'
+	@$(PIP) --no-build-isolation --editable '.[dev,hf,data,fast,lightning,torchmetrics,tensorboard,trainer]'
 	@touch $@
 
 demo: $(READY) ## Train two networks, find and prove their symmetry, write a report to OUT=build/demo

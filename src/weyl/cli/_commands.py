@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from weyl._version import __version__
+from weyl.cli._merging import align, barrier, merge
 from weyl.cli._orbits import balance, orbit, tangents
 from weyl.cli._outputs import refuse_force, refuse_report, write_report
 from weyl.cli._params import (
@@ -53,8 +54,11 @@ def main() -> None:
     """  # noqa: D301 (click's mark for lines to keep)
 
 
+main.add_command(align)
 main.add_command(balance)
+main.add_command(barrier)
 main.add_command(collapse)
+main.add_command(merge)
 main.add_command(orbit)
 main.add_command(simplex)
 main.add_command(tangents)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from weyl.actions._state import check_state
 from weyl.errors import InputError, NotFiniteError, UsageError
+from weyl.groups import GaugeKind
 from weyl.matching._taps import Key, Tap, Value
 from weyl.proof._state import call
 from weyl.structure import Axis, Structure, spaces_of
@@ -39,12 +41,15 @@ class Activation:
         Number of activations (sample and position) of one unit, over all values.
     values : int
         How many places of the network the axis occurs at; the moments are the mean of theirs.
+    signs : frozenset of str
+        Families of signs that flip these activations: those of two networks may then be opposite and mean the same.
     """
 
     axis: Axis
     moments: Float64[Tensor, "n n"]
     samples: int
     values: int
+    signs: frozenset[str] = frozenset()
 
 
 def cross_moments(
@@ -95,7 +100,8 @@ def cross_moments(
     Returns
     -------
     tuple of Activation
-        One for every axis expression, in the order in which the network reads them.
+        One for every axis expression, and within it for all values that the same signs flip, in the order in which
+        the network reads them.
 
     Raises
     ------
@@ -130,7 +136,7 @@ def cross_moments(
     for state in (a, b):
         check_state(structure, state, structure.axes)
     first, second = _Side(structure, a), _Side(structure, b)
-    crossed = _Crossed(first, second)
+    crossed = _Crossed(structure, first, second)
     done = 0
     with _evaluating(model), torch.no_grad():
         for batch in data:
@@ -255,7 +261,8 @@ class _Product:
 class _Crossed:
     """Products of the activations of two networks, value by value."""
 
-    def __init__(self, first: _Side, second: _Side) -> None:
+    def __init__(self, structure: Structure, first: _Side, second: _Side) -> None:
+        self._structure = structure
         self._sides = first, second
         self._kept: list[tuple[Key, Tensor]] = []
         self._next = 0
@@ -301,19 +308,19 @@ class _Crossed:
                 )
 
     def result(self, correlation: bool) -> tuple[Activation, ...]:
-        """The mean over the values of every axis."""
+        """The mean over the values of every axis that the same signs flip."""
         if any(product.samples < 2 for product in self._products.values()):
             raise InputError("one sample has no correlations: pass data of two at least")
-        axes: dict[Axis, list[Key]] = {}
+        axes: dict[tuple[Axis, frozenset[str]], list[Key]] = {}
         for key in self._products:
-            axes.setdefault(key[2], []).append(key)
+            axes.setdefault((key[2], _flipping(self._structure, key[0], key[2])), []).append(key)
         found = []
-        for axis, keys in axes.items():
+        for (axis, signs), keys in axes.items():
             moments = self._moments(keys[0], correlation)
             for key in keys[1:]:
                 moments += self._moments(key, correlation)
             samples = sum(self._products[key].samples for key in keys)
-            found.append(Activation(axis, moments / len(keys), samples, len(keys)))
+            found.append(Activation(axis, moments / len(keys), samples, len(keys), signs))
         return tuple(found)
 
     def _moments(self, key: Key, correlation: bool) -> Tensor:
@@ -325,6 +332,24 @@ class _Crossed:
         if not correlation:
             return covariance
         return (covariance * inverse_a[:, None] * inverse_b.to(mean.device)).clamp_(-1, 1)
+
+
+def _flipping(structure: Structure, name: str, axis: Axis) -> frozenset[str]:
+    """Families of signs that flip what a parameter writes: those of its bias, or of its rows; of a bare gain, any."""
+    bias = f"{name.rpartition('.')[0]}.bias".removeprefix(".")
+    shown = bias if structure.axes.get(bias) == (axis,) else name
+    gauges = {gauge.name: gauge for gauge in structure.gauges if gauge.kind is GaugeKind.SIGN}
+    spaces = spaces_of(axis)
+    if shown == name and len(structure.axes[name]) == 1:
+        return frozenset(gauge.name for gauge in gauges.values() if gauge.space in spaces)
+    dims = [dim for dim, own in enumerate(structure.axes[shown]) if own == axis]
+    odd = Counter(
+        gauge
+        for gauge in gauges
+        for weight in structure.weights.get(gauge, {}).get(shown, ())
+        if weight.exponent % 2 and weight.dim in (*dims[:1], -1)
+    )
+    return frozenset(gauge for gauge, count in odd.items() if count % 2)
 
 
 def _differ(how: str) -> InputError:

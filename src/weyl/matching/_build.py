@@ -158,7 +158,7 @@ def moment_terms(
     if any(gauge.kind.matrix or gauge.kind is GaugeKind.COMPLEX for gauge in acting):
         return []
     moments = activation.moments * factor
-    if any(gauge.kind is GaugeKind.SIGN for gauge in acting):
+    if activation.signs and "sign" in kinds:
         moments = moments.abs()
     for dim, moved in ((0, rows), (1, element)):
         (index,) = gather_indices((activation.axis,), moved) if moved is not None else (None,)

@@ -13,6 +13,7 @@ from torch import Tensor
 from weyl._memory import tensor_identity
 from weyl.canonical import block_view
 from weyl.groups import Gauge
+from weyl.matching._assignment import Prices
 from weyl.matching._terms import Pair, Term
 from weyl.structure import Block, Structure, Weight, block_positions, combinations
 
@@ -89,6 +90,7 @@ class Problem:
             for name in self.units
         }
         self._caches: dict[str, dict[Parity, Tensor]] = {}
+        self.prices = {name: Prices() for name, units in self.units.items() if not units.within}
         self._plain = {name: self._is_plain(name) for name in self.units}
 
     def _is_plain(self, name: str) -> bool:
@@ -163,9 +165,8 @@ class Problem:
 
     def permute(self, name: str, permutation: NDArray[np.int64]) -> None:
         """Let the units of b trade places: ``(*outer, n)``, gather convention."""
-        moved = np.flatnonzero(
-            (permutation != np.arange(permutation.shape[-1])).reshape(-1, permutation.shape[-1]).any(0)
-        )
+        size = permutation.shape[-1]
+        moved = np.flatnonzero((permutation != np.arange(size)).reshape(-1, size).any(0))
         with _Watch(self, name, moved) as watch:
             for number, axis in self.places[name]:
                 term = self.terms[number]
@@ -258,11 +259,15 @@ class _Watch:
             problem._caches[other][problem.parity(other, number, other_axis)].add_(changed.gram(other_axis, ()))
 
     def columns(self, permutation: Tensor) -> None:
-        """Columns of the space's own Grams follow its units."""
+        """Columns of the space's own Grams, and their prices, follow its units."""
+        if self._name in self._problem.prices and permutation.dim() == 1:
+            self._problem.prices[self._name].permute(permutation.cpu().numpy())
         own = self._problem._caches.get(self._name)
         if own is not None:
-            for parity, values in own.items():
-                own[parity] = values.index_select(-1, permutation.to(values.device))
+            index = torch.from_numpy(self._moved)
+            for values in own.values():
+                home = index.to(values.device)
+                values.index_copy_(-1, home, values.index_select(-1, permutation[index].to(values.device)))
 
     def signs(self, gauge: str, signs: Tensor) -> None:
         """Columns of the space's own Grams are flipped with its units."""

@@ -91,12 +91,12 @@ class _Propagation:
         for name, units in problem.units.items():
             for gauge in units.signs:
                 self._owner[gauge] = name
-            for gauge in (units.matrix.name if units.matrix else None, units.phase):
-                if gauge is not None and problem.places[name]:
-                    self._owner[gauge] = name
-                    self._unknown.add(gauge)
+            for mixing in (units.matrix.name if units.matrix else None, units.phase):
+                if mixing is not None and problem.places[name]:
+                    self._owner[mixing] = name
+                    self._unknown.add(mixing)
                     for number, _ in problem.places[name]:
-                        self._on[number].add(gauge)
+                        self._on[number].add(mixing)
 
     def run(self) -> bool:
         anchored = True

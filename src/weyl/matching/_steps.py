@@ -84,7 +84,7 @@ def _assign(problem: Problem, name: str) -> list[Step]:
         value = sum(grams.values(), torch.zeros_like(value))
     found = np.empty(value.shape[:-1], dtype=np.int64)
     for copy in _copies(value):
-        found[copy] = assign(value[copy])
+        found[copy] = assign(value[copy], problem.prices.get(name))
     index = torch.from_numpy(found).to(value.device)
     picked = {p: g.gather(-1, index[..., None])[..., 0].double() for p, g in grams.items()}
     best, signs = best_signs(picked)
@@ -231,7 +231,7 @@ def _nested(problem: Problem, name: str) -> list[Step]:
     if problem.units[name].within:
         return _nested_copies(problem, name)
     values = _pair_values(problem, name)
-    found = assign(values)
+    found = assign(values, problem.prices[name])
     rows = np.arange(len(found))
     picked = values.cpu().numpy()[rows, found]
     present = _present(problem, name)

@@ -142,7 +142,11 @@ class Pair(Term):
             index = _broadcast(permutation, self.b.dim(), axis, outer).expand(self.b.shape)
             self.b.copy_(torch.take_along_dim(self.b, index, axis))
         else:
-            self.b.copy_(self.b.index_select(axis, permutation))
+            moved = (permutation != torch.arange(len(permutation), device=permutation.device)).nonzero().flatten()
+            if 4 * len(moved) > len(permutation):
+                self.b.copy_(self.b.index_select(axis, permutation))
+            else:
+                self.b.index_copy_(axis, moved, self.b.index_select(axis, permutation[moved]))
 
     def multiply(self, axis: int, outer: Sequence[int], factors: Tensor) -> None:
         self.b.mul_(_broadcast(factors, self.b.dim(), axis, outer).to(self.b.dtype))
