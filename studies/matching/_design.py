@@ -12,6 +12,7 @@ BATCH = 256
 LEARNING_RATE = 1e-3  # of Adam, falling to zero along a cosine
 POINTS = 11  # of a barrier, both ends among them
 JUDGED = 500  # images at a time, when nothing is trained
+TESTED = 5_000  # test images, at most
 REFINING = 20_000  # training images to refine with, at most
 
 KINDS = {"mlp": "ReLU perceptron, three hidden layers", "cnn": "residual network with BatchNorm, three blocks"}
@@ -101,7 +102,7 @@ FULL = Size(
     ),
     merged="fashion-mlp-512",
     together=5,
-    calibration=5000,
+    calibration=2000,
 )
 SMOKE = Size(
     archs=(

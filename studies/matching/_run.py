@@ -57,7 +57,10 @@ def setting(arch: Arch, calibration: int) -> Setting:
     given, refining, chosen = (
         batches(data.x[some], data.y[some]) for some in (rest[:calibration], rest[: design.REFINING], held_out)
     )
-    test, train = (weyl.merging.evaluator(net, part) for part in (batches(data.test_x, data.test_y), given))
+    test, train = (
+        weyl.merging.evaluator(net, part)
+        for part in (batches(data.test_x[: design.TESTED], data.test_y[: design.TESTED]), given)
+    )
 
     def judge(state: Mapping[str, Tensor]) -> dict[str, float]:
         found = test(state)
@@ -67,10 +70,10 @@ def setting(arch: Arch, calibration: int) -> Setting:
 
 
 def align(arm: str, at: Setting, a: State, b: State) -> State:
-    """Move b next to a in the way of an arm; what is published permutes, so nothing else is done."""
+    """Move b next to a in the way of an arm, by every kind of move that the group has."""
     if arm == "naive":
         return b
-    options: dict[str, Any] = {"kinds": ("permute",), "seed": 0}
+    options: dict[str, Any] = {"seed": 0}
     if arm == "activations":
         options |= {"costs": "activations", "model": at.net, "data": at.calibration}
     element = weyl.match(at.structure, a, b, **options).element

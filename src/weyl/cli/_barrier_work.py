@@ -132,8 +132,9 @@ def estimate_of(task: Task, say: Say, *, of: int | None) -> Planned:
     evaluations, seconds = (curves * task.points if of is None else 0), None
     if (data := data_of(task)) is not None:
         training(task, found, say, data)
-        if of is None:
-            feed = Feed(_judged_part(data, task.split), found.loaded, say, task.batch_size)
+        judged = data.test if of is not None else _judged_part(data, task.split)
+        feed = None if judged is None else Feed(judged, found.loaded, say, task.batch_size)
+        if feed is not None and of is None:
             seconds = feed.estimate()
     say("timing a small product")
     effort = effort_of(found.structure, files[0].state) if task.align is not False else None

@@ -11,7 +11,6 @@ import click
 
 from weyl.cli._outputs import refuse_force, refuse_report, write_report
 from weyl.cli._params import Whole, force_option, model_options, output_path
-from weyl.cli._representations import Names
 
 __all__ = ["align", "barrier", "merge"]
 
@@ -24,14 +23,16 @@ FILE = click.Path(path_type=Path)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Kinds(Names):
+class Kinds(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
     """Kinds of moves, separated by commas."""
 
     name = "kinds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         """Read ``"permute,sign"``."""
-        names = super().convert(value, param, ctx)
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in value.split(","))
         unknown = next((name for name in names if name not in KINDS), None)
         if unknown is not None:
             self.fail(f"{unknown!r} is none of {', '.join(KINDS)}", param, ctx)
@@ -149,6 +150,7 @@ def align(a: Path, b: Path, as_json: bool, out: Path | None, dry_run: bool, forc
     from weyl.cli._work import step
 
     _require_out(out, dry_run)
+    refuse_force(force, out, "-o")
     _require_data(options, costs=options["costs"])
     if options["data"] is not None and options["costs"] == "weights":
         raise click.UsageError("--data is for --costs activations or both; give one of them, too")
@@ -211,6 +213,7 @@ def merge(files: tuple[Path, ...], as_json: bool, out: Path | None, dry_run: boo
     from weyl.cli._work import step
 
     _require_out(out, dry_run)
+    refuse_force(force, out, "-o")
     _check_merge(files, options)
     _require_data(options, costs=options["costs"], repair=options["repair"])
     with step("loading torch") as say:
@@ -320,6 +323,8 @@ def _require_out(out: Path | None, dry_run: bool) -> None:
 
 
 def _require_data(options: dict[str, Any], *, costs: str, repair: str | None = None) -> None:
+    if options["data"] is None and options["limit"] is not None:
+        raise click.UsageError("--limit is a number of inputs of --data; give --data, too")
     if options["data"] is None and (costs != "weights" or repair is not None):
         option = f"--repair {repair}" if repair is not None else f"--costs {costs}"
         raise click.UsageError(f"{option} runs the network on training data; give --data, too")

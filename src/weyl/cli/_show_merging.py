@@ -116,15 +116,13 @@ def planned(found: Planned, out: Path | None, *, as_json: bool) -> None:
             (
                 "estimate",
                 f"{_seconds(found.effort.seconds)} a sweep of matching ({found.effort.multiplications:.2g}"
-                " multiplications, at the speed of a short product timed now); a few sweeps are usual, and a restart"
-                " takes as many again",
+                " multiplications, at the speed of a short product timed now); 3 to 30 sweeps are usual, and as many"
+                " again for each restart",
             )
         )
     if found.evaluations:
         took = f", {_seconds(found.seconds)}" if found.seconds else ""
-        facts.append(
-            ("evaluations", f"{found.evaluations:,} passes over the data{took}; repairs take several more each")
-        )
+        facts.append(("evaluations", f"{found.evaluations:,} passes over the data{took}; a repair takes several more"))
     facts.append(("written", "nothing: this is a dry run"))
     show_facts(open_console(), facts)
 

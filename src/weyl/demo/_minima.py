@@ -10,10 +10,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from weyl.actions import act
+from weyl.merging import barrier
 from weyl.report import Path, Twin
 from weyl.structure import Structure
 
-__all__ = ["Judge", "distances", "interpolate", "straight_line", "twins"]
+__all__ = ["Judge", "distances", "straight_line", "twins"]
 
 State = dict[str, Tensor]
 CHUNK = 100  # small enough for a chunk's activations to stay in cache
@@ -103,20 +104,6 @@ def distances(module: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> tupl
     return float(vectors[0].norm()), float(torch.pdist(vectors).min())
 
 
-def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], at: float) -> State:
-    """A point on the straight line between two states, running statistics included; counters of the first.
-
-    Examples
-    --------
-    >>> interpolate({"w": torch.tensor(1.0)}, {"w": torch.tensor(3.0)}, 0.25)
-    {'w': tensor(1.5000)}
-    """
-    return {
-        name: torch.lerp(tensor, end[name], at) if tensor.is_floating_point() else tensor
-        for name, tensor in start.items()
-    }
-
-
 def straight_line(
     judge: Judge,
     start: Mapping[str, Tensor],
@@ -125,14 +112,13 @@ def straight_line(
     progress: Callable[[float], None] = lambda done: None,
 ) -> Path:
     """Loss and accuracy at evenly spaced points between two states, both ends included."""
-    at = tuple(i / (points - 1) for i in range(points))
-    losses, accuracies = [], []
-    for t in at:
-        loss, accuracy = judge.score(judge.logits(interpolate(start, end, t)))
-        losses.append(loss)
-        accuracies.append(accuracy)
-        progress(t)
-    return Path(at, tuple(losses), tuple(accuracies))
+
+    def evaluate(state: Mapping[str, Tensor]) -> dict[str, float]:
+        loss, accuracy = judge.score(judge.logits(state))
+        return {"loss": loss, "accuracy": accuracy}
+
+    found = barrier(evaluate, start, end, points, progress=progress)
+    return Path(found.at, found.losses, found.metrics["accuracy"])
 
 
 def _vector(module: nn.Module, state: Mapping[str, Tensor]) -> Float[Tensor, "p"]:  # noqa: F821

@@ -65,7 +65,7 @@ def _run(quick: bool, seed: int, report: Progress) -> Demo:
 
 def _study(subject: Subject, split: Split, seed: int, tell: Progress) -> Trained:
     """Train one network and walk among its minima."""
-    train_x, test_x = (_shaped(x, subject.flat) for x in (split.train_x, split.test_x))
+    train_x, test_x = (subject.shaped(x) for x in (split.train_x, split.test_x))
     loaded = subject.build(seed=seed)
     begin = time.perf_counter()
     module = trained(
@@ -122,10 +122,6 @@ def _inspect(title: str, module: nn.Module, example: Tensor, seed: int, tell: Pr
 def _collapse(module: nn.Module, x: Tensor, y: Tensor, classes: tuple[str, ...]) -> Collapse:
     batches = list(zip(torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True))
     return collapse(module, batches, names=classes, progress=False)
-
-
-def _shaped(images: Tensor, flat: bool) -> Tensor:
-    return images.flatten(1) if flat else images
 
 
 @contextmanager

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from torch import Tensor
+
 from weyl.data import Split, digits, mnist
 from weyl.models import LoadedModel, mlp, resnet
 
@@ -28,6 +30,8 @@ class Subject:
         Passes over the training data.
     rate : float
         Highest learning rate.
+    again : bool
+        Whether it is trained a second time, to look at what lies between two trainings.
     """
 
     title: str
@@ -36,6 +40,11 @@ class Subject:
     flat: bool
     epochs: int
     rate: float
+    again: bool = False
+
+    def shaped(self, images: Tensor) -> Tensor:
+        """Images as the network takes them."""
+        return images.flatten(1) if self.flat else images
 
 
 DENSE = (
@@ -52,11 +61,11 @@ def subjects(quick: bool) -> tuple[Subject, ...]:
     """The two networks; tiny ones if ``quick``."""
     if quick:
         return (
-            Subject("A multilayer perceptron", DENSE, partial(mlp, "64-24-24-24-10"), True, 8, 4e-3),
+            Subject("A multilayer perceptron", DENSE, partial(mlp, "64-24-24-24-10"), True, 8, 4e-3, again=True),
             Subject("A residual network", RESIDUAL, partial(resnet, "6-8", size=8), False, 5, 2e-2),
         )
     return (
-        Subject("A multilayer perceptron", DENSE, partial(mlp, "784-512-512-512-10"), True, 10, 1e-3),
+        Subject("A multilayer perceptron", DENSE, partial(mlp, "784-512-512-512-10"), True, 10, 1e-3, again=True),
         Subject("A residual network", RESIDUAL, partial(resnet, "12-24-48"), False, 5, 1e-2),
     )
 

@@ -25,6 +25,7 @@ SHOWN = 5
 MOVED, MIXED = 4, 256
 # Normal gauges are found by iteration, and not more exactly than so.
 GAUGED = 1e-9
+SINGLE = torch.finfo(torch.float32).eps
 
 
 class Frames:
@@ -85,7 +86,8 @@ class Frames:
         for name in self._structure.axes:
             if not a[name].is_floating_point():
                 continue
-            eps = max(torch.finfo(dtypes[name]).eps for dtypes in self._dtypes if dtypes[name].is_floating_point)
+            # Half precision is no excuse: places and signs leave no rounding in it, and its steps are those of training.
+            eps = min(SINGLE, max(torch.finfo(d[name]).eps for d in self._dtypes if d[name].is_floating_point))
             left, right = a[name].double(), b[name].to(a[name].device).double()
             size = float(left.abs().max()) if left.numel() else 0.0
             if left.numel() and float((left - right).abs().max()) > max(allowed * eps, least) * size:

@@ -54,7 +54,8 @@ class Match:
     coordinate_optimal : bool
         Whether no space alone can be moved to gain anything.
     exact : bool
-        Whether b, moved, is a up to rounding: the two are one network in other coordinates.
+        Whether b, moved, is a up to the rounding of float32 or float64: the two are one network in other coordinates.
+        Copies in half precision that were also scaled or mixed are farther apart than that, and not exact.
     sweeps, steps, gained : int
         Sweeps over the spaces, exact steps made, and those that gained; none for a copy that was recognised.
     """
@@ -139,7 +140,8 @@ def match(
     kinds : iterable of str, optional
         What may be used: some of ``permute``, ``sign``, ``scale``, ``mix``, ``translate``; all by default.
     restarts : int
-        Ascents, the first from ``start``, the others from random elements; the best is returned.
+        Ascents, the first from ``start``, the others from random elements; that of the greatest objective is
+        returned (where there are scales or matrices, its distance need not be the least).
     seed : int
         Of the order of the spaces (one permutation of all of them a sweep) and of the restarts.
     start : Element, "identity" or "invariants", optional

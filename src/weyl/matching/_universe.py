@@ -18,6 +18,7 @@ from weyl.matching._build import build, centred, moment_terms
 from weyl.matching._descent import Record, ascend
 from weyl.matching._frames import Frames, check_pair
 from weyl.matching._match import DOMINANT, SWEEPS, checked_options, match, norm
+from weyl.matching._problem import Problem
 from weyl.matching._terms import Term
 from weyl.structure import Structure
 
@@ -142,17 +143,20 @@ class _Universe:
         if costs != "weights":
             assert model is not None and data is not None
             self._measure(costs, model, data)
-        history = [self._objective(elements)]
+        moved = [self._moved(elements, k) for k in range(len(elements))]
+        history = [self._objective(elements, moved)]
         rng = np.random.default_rng(seed)
         done, optimal = 0, False
         while done < rounds and not optimal:
             gained = False
             for k in rng.permutation(len(elements)):
-                better = self._improved(elements, int(k), seed + done)
-                gained |= better is not None
-                elements[k] = better if better is not None else elements[k]
+                better = self._improved(elements, moved, int(k), seed + done)
+                if better is not None:
+                    gained = True
+                    elements[k] = better
+                    moved[k] = self._moved(elements, int(k))
             done, optimal = done + 1, not gained
-            history.append(self._objective(elements))
+            history.append(self._objective(elements, moved))
             self._say(f"round {done}: objective {history[-1]:.6g}")
         first = ~elements[0]
         outside = [self._frames.outside(first @ element, 0, k) for k, element in enumerate(elements[1:], 1)]
@@ -200,36 +204,21 @@ class _Universe:
             for term in moment_terms(self._structure, moments, elements[k], self._kinds, self._factor, rows=elements[i])
         ]
 
-    def _improved(self, elements: list[Element], k: int, seed: int) -> Element | None:
-        """A better place for one state among all others, or None."""
+    def _problem(self, elements: Sequence[Element], moved: Sequence[State], k: int, kinds: frozenset[str]) -> Problem:
+        """One state, as it lies, against the sum of all others."""
         others: dict[str, Tensor] = {}
-        for i in range(len(elements)):
-            if i == k:
-                continue
-            for name, tensor in self._moved(elements, i).items():
-                if tensor.is_floating_point():
-                    others[name] = others[name] + tensor if name in others else tensor
-                else:
-                    others.setdefault(name, tensor)
-        problem = build(self._structure, others, self._moved(elements, k), self._kinds, self._terms(elements, k))
+        for i, state in enumerate(moved):
+            for name, tensor in state.items():
+                if i != k:
+                    others[name] = others[name] + tensor if name in others and tensor.is_floating_point() else tensor
+        return build(self._structure, others, moved[k], kinds, self._terms(elements, k))
+
+    def _improved(self, elements: Sequence[Element], moved: Sequence[State], k: int, seed: int) -> Element | None:
+        """A better place for one state among all others, or None."""
         record = Record(self._structure)
-        done = ascend(problem, record, seed=seed, sweeps=SWEEPS)
+        done = ascend(self._problem(elements, moved, k, self._kinds), record, seed=seed, sweeps=SWEEPS)
         return record.element @ elements[k] if done.gained else None
 
-    def _objective(self, elements: Sequence[Element]) -> float:
-        """Sum over pairs, from the norm of the sum and the norms of the states."""
-        total = 0.0
-        moved = [self._moved(elements, k) for k in range(len(elements))]
-        for i in range(len(moved)):
-            for j in range(i):
-                total += build(self._structure, moved[i], moved[j], frozenset()).objective()
-        for i, j in self._moments:
-            if i > j:
-                total += sum(
-                    term.inner()
-                    for moments in self._moments[i, j]
-                    for term in moment_terms(
-                        self._structure, moments, elements[j], self._kinds, self._factor, rows=elements[i]
-                    )
-                )
-        return total
+    def _objective(self, elements: Sequence[Element], moved: Sequence[State]) -> float:
+        """Sum over all pairs: half of what every state gives with all others."""
+        return sum(self._problem(elements, moved, k, frozenset()).objective() for k in range(len(moved))) / 2

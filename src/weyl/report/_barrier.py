@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -95,7 +96,7 @@ class Between:
     @property
     def finite(self) -> bool:
         """Whether every height is a number."""
-        return all(line.barrier.height == line.barrier.height for line in self.lines.values())
+        return all(math.isfinite(line.barrier.height) for line in self.lines.values())
 
     @property
     def explained(self) -> float | None:
@@ -171,7 +172,28 @@ def render_barrier(found: Between, *, numbers: str = "") -> str:
     measured = all(line.accuracy is not None for line in found.lines.values())
     accuracies = Markup(curves(found.lines, "accuracy")) if measured else None
     template = environment().get_template("barrier.html")
-    return template.render(it=found, numbers=numbers, losses=losses, accuracies=accuracies, facts=_facts(found))
+    heights = {name: _known(line.barrier.height) for name, line in found.lines.items()}
+    told = {"heights": heights, "rows": _rows(found), "facts": _facts(found)}
+    return template.render(it=found, numbers=numbers, losses=losses, accuracies=accuracies, **told)
+
+
+def _rows(found: Between) -> list[tuple[float, list[tuple[str, float | None, float | None]]]]:
+    """At every point, by title of the line, loss and accuracy; None for what is no number."""
+    points = next(iter(found.lines.values())).barrier.at
+    return [
+        (
+            at,
+            [
+                (name, _known(line.barrier.losses[row]), None if line.accuracy is None else _known(line.accuracy[row]))
+                for name, line in found.lines.items()
+            ],
+        )
+        for row, at in enumerate(points)
+    ]
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _facts(found: Between) -> list[tuple[str, str]]:

@@ -71,5 +71,5 @@ def _values(line: Line, what: str) -> tuple[float, ...]:
 
 
 def _told(curve: tuple[float, ...]) -> str:
-    middle = curve[len(curve) // 2]
-    return f"{curve[0]:.3g} at A, {middle:.3g} half-way, {curve[-1]:.3g} at B"
+    places = {"at A": curve[0], "half-way": curve[len(curve) // 2], "at B": curve[-1]}
+    return ", ".join(f"{f'{x:.3g}' if math.isfinite(x) else 'no number'} {where}" for where, x in places.items())

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from weyl.groups import Order
     from weyl.orbits import Orbit
     from weyl.proof import Proof
+    from weyl.report._trainings import Trainings
     from weyl.structure import Structure
 
 __all__ = ["Demo", "Inspection", "Path", "Trained", "Twin", "families", "order_to_dict"]
@@ -158,6 +159,8 @@ class Trained:
         From the trained minimum to the first twin.
     collapse : mapping of str to Collapse
         Its representations on ``"train"`` and ``"test"``.
+    trainings : Trainings or None
+        It beside a second training; None if there was none.
     """
 
     title: str
@@ -172,6 +175,7 @@ class Trained:
     closest: float
     path: Path
     collapse: Mapping[str, Collapse]
+    trainings: Trainings | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -180,8 +184,10 @@ class Trained:
 
     @property
     def holds(self) -> bool:
-        """Whether the proof holds and every twin computes what the trained network does."""
+        """Whether the proof holds, every twin computes what the trained network does, and only copies count as such."""
         proof = self.inspection.proof
+        if self.trainings is not None and not self.trainings.holds:
+            return False
         return proof is not None and proof.holds and all(twin.difference <= SAME for twin in self.twins)
 
     def to_dict(self) -> dict[str, Any]:
@@ -199,6 +205,7 @@ class Trained:
                 "verdict": {"level": self.verdict.level, "sentence": self.verdict.sentence},
                 "parts": {name: found.to_dict() for name, found in self.collapse.items()},
             },
+            "trainings": None if self.trainings is None else self.trainings.to_dict(),
         }
 
 
