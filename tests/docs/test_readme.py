@@ -7,11 +7,16 @@ import io
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
+from torch import Tensor, nn
 
+import weyl
 from weyl.cli import main
+from weyl.models import load_model
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,12 +41,15 @@ def run(line: str) -> str:
 
 
 def test_there_is_something_to_run() -> None:
-    assert len(COMMANDS) >= 5 and len(SESSIONS) == 1 and len(blocks("python")) == 1
+    assert len(COMMANDS) >= 5 and len(SESSIONS) == 1 and len(blocks("python")) == 2
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    if missing := [word for word in shlex.split(line) if word.endswith(".pt")]:
+        for seed, name in enumerate(missing):
+            torch.save(load_model(shlex.split(line)[2], seed=seed).module.state_dict(), name)
     assert run(line).strip()
 
 
@@ -55,12 +63,33 @@ def test_sessions_show_what_is_printed(line: str, shown: str) -> None:
     assert bare(run(line)) == bare(shown)
 
 
+@pytest.fixture(scope="module")
+def given() -> dict[str, Any]:
+    """What the README says is there: three trainings of a model, and batches."""
+    generator = torch.Generator().manual_seed(0)
+    x, teacher = torch.randn(1024, 8, generator=generator), torch.randn(8, 4, generator=generator)
+    batches = list(zip(x.split(64), (x @ teacher).argmax(1).split(64), strict=True))
+    train, test = batches[:8], batches[8:]
+
+    def training(seed: int) -> dict[str, Tensor]:
+        net = load_model("mlp?widths=8-32-4", seed=seed).module
+        adam = torch.optim.Adam(net.parameters(), 1e-2)
+        for inputs, classes in 20 * train:
+            adam.zero_grad()
+            nn.functional.cross_entropy(net(inputs), classes).backward()
+            adam.step()
+        return net.state_dict()
+
+    states = {name: training(seed) for seed, name in enumerate("abc")}
+    return {**states, "model": load_model("mlp?widths=8-32-4").module, "train": train, "test": test}
+
+
 @pytest.mark.parametrize("source", blocks("python"))
-def test_snippets_print_what_their_comments_say(source: str) -> None:
+def test_snippets_print_what_their_comments_say(source: str, given: dict[str, Any]) -> None:
     said = [match.strip() for match in re.findall(r"#(.*)$", source, re.MULTILINE)]
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        exec(compile(source, "README.md", "exec"), {})
+        exec(compile(source, "README.md", "exec"), {} if "import " in source else {"weyl": weyl, **given})
     assert out.getvalue().splitlines() == said
 
 

@@ -152,16 +152,8 @@ def test_any_element_of_the_group_is_recovered(name: str) -> None:
         recovered(name, seed)
 
 
-SEARCHED = {
-    "gru": "signs are read off products of which both factors are unknown",
-    "sigmoid": "signatures are of biases into which flips have moved constants",
-}
-
-
 @pytest.mark.parametrize("name", [*MODELS, *ROUNDED])
-def test_a_copy_is_recognised_without_a_search(name: str, request: pytest.FixtureRequest) -> None:
-    if name in SEARCHED:
-        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=SEARCHED[name]))
+def test_a_copy_is_recognised_without_a_search(name: str) -> None:
     for seed in range(5):
         model, _, structure = discovered(name)
         a = random_state(model, seed)
@@ -184,27 +176,28 @@ def test_permutations_and_signs_are_undone_to_the_last_bit(name: str, dtype: tor
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16, torch.bfloat16))
-@pytest.mark.parametrize("name", ("relu", "tanh", "batch norms", "residual", "sigmoid", "attention", "lstm"))
+@pytest.mark.parametrize("name", ("relu", "batch norms", "residual", "sigmoid", "attention", "lstm"))
 def test_scales_and_matrices_in_other_precisions(name: str, dtype: torch.dtype) -> None:
-    """What was rounded when the copy was made is no reason to refuse it; as much again would be."""
+    """Rounding to float32 leaves a copy, rounding to half precision something near: its steps are those of training."""
     model, _, structure = discovered(name)
-    wide = random_state(model, 3)
-    a = cast(wide, dtype)
+    a = cast(random_state(model, 3), dtype)
     b = cast(weyl.act(structure.group.random(9), structure, cast(a, torch.float64)), dtype)
     found = weyl.match(structure, a, b)
-    assert found.exact
+    assert found.exact or dtype != torch.float32
     assert_close(structure, a, weyl.act(found.element, structure, b), 300 * torch.finfo(dtype).eps)
+    assert found.distance < 0.1 * found.distance_before
 
 
-def test_a_copy_in_another_precision_is_a_copy() -> None:
+def test_a_copy_in_another_precision() -> None:
     model, _, structure = discovered("tanh")
     a = random_state(model, 1)
-    b = weyl.act(structure.group.random(2, kinds=FINITE), structure, a)
+    g = structure.group.random(2, kinds=FINITE)
+    b = weyl.act(g, structure, a)
     assert weyl.match(structure, a, cast(b, torch.float32)).exact
-    assert weyl.match(structure, cast(a, torch.bfloat16), b).exact
-    # Control: rounded twice as coarsely as the coarser of the two.
-    rounded = cast(cast(a, torch.bfloat16), torch.float32)
-    assert not weyl.match(structure, rounded, cast(b, torch.float32)).exact
+    for one, other in ((cast(a, torch.bfloat16), b), (a, cast(b, torch.bfloat16))):
+        found = weyl.match(structure, one, other)
+        assert found.element == ~g
+        assert not found.exact  # control: as far as a step of training
 
 
 @pytest.mark.parametrize("name", ("tanh", "gelu", "lstm"))
@@ -284,27 +277,22 @@ FOUND: dict[str, Callable[[], Program]] = {
     "rotary in part of a head": PROGRAMS["rotary in part of a head"],
 }
 REASONS = {
-    "depthwise": "both scales are set to make the variance one, so that it becomes 1 / variance",
     "weight norm": "a scale that acts one way only has no least norm, and is left as it is",
-    "normed convolution": "both scales are set to make the variance one, so that it becomes 1 / variance",
     "fused heads": "signs that act on part of a term are left out",
     "wide linear layer": "a linear layer wider than the rank of its readers has no least norm",
     "tensor train": "a linear layer wider than the rank of its readers has no least norm",
     "rotary in part of a head": "values wider than the stream have no least norm",
-    "recurrence": "the Gram of a coupled term is used together with those that are exact",
-    "rms norm": "the Gram of a coupled term is used together with those that are exact",
-    "norm before a sigmoid": "dead biases are projected before the constants of flips are taken out",
 }
 
 
 @pytest.mark.parametrize("name", FOUND)
 def test_what_was_not_recovered_once(name: str, request: pytest.FixtureRequest) -> None:
-    request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=REASONS[name]))
+    if name in REASONS:
+        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=REASONS[name]))
     for seed in range(4):
         recovered(name, seed)
 
 
-@pytest.mark.xfail(strict=True, reason="scales of two normal gauges differ by rounding")
 def test_a_copy_with_units_moved_is_undone_to_the_last_bit_with_scales_allowed() -> None:
     for seed in range(4):
         found = recovered("relu", seed, kinds=("permute",))
@@ -313,7 +301,6 @@ def test_a_copy_with_units_moved_is_undone_to_the_last_bit_with_scales_allowed()
 
 
 @pytest.mark.parametrize("name", ("relu", "layer norm", "attention"))
-@pytest.mark.xfail(strict=True, reason="scales and matrices of two normal gauges differ by rounding")
 def test_a_state_and_itself_with_scales(name: str) -> None:
     model, _, structure = discovered(name)
     for seed in range(4):
@@ -373,14 +360,24 @@ SPECIAL: dict[str, Callable[[State], State]] = {
     "uneven": uneven,
 }
 ONE_SIDED = "a unit with one side only has no least norm, and keeps its scale"
-ZERO_TERMS = "a term that is zero decides signs"
-UNFLIPPED = "signatures are of biases into which flips have moved constants"
+SQUARES = "the squares of entries of one size tell no units apart"
 UNKNOWN: dict[tuple[str, str], str] = {
     **{("relu", key): ONE_SIDED for key in ("dead", "no first layer", "no middle layer", "no last layer", "sparse")},
-    **{("sigmoid", key): UNFLIPPED for key in ("dead", "no last layer", "sparse")},
-    ("sigmoid", "no biases"): "zeros are compared to the last bit, with a constant moved into them and out again",
-    **{("deep tanh", key): ZERO_TERMS for key in ("no first layer", "no middle layer", "sparse")},
+    ("sigmoid", "binary"): SQUARES,
+    ("deep tanh", "sparse"): "zeros tie signs together in several ways, of which one is tried",
 }
+
+
+@pytest.mark.parametrize("count", (60, 260))
+def test_many_units_that_are_alike(count: int) -> None:
+    """Dead units of wide layers have one signature; the living ones are recognised all the same."""
+    model = nn.Sequential(lin(4, 640), nn.GELU(), lin(640, 640), nn.GELU(), lin(640, 3)).double()
+    structure = weyl.discover(model, (X.double(),))
+    a = {name: t.clone() for name, t in random_state(model, 1).items()}
+    for before, after in (("0", "2"), ("2", "4")):
+        a[f"{before}.weight"][:count], a[f"{before}.bias"][:count], a[f"{after}.weight"][:, :count] = 0, 0, 0
+    found = weyl.match(structure, a, weyl.act(structure.group.random(2), structure, a))
+    assert found.exact and found.distance == 0 and found.steps == 0
 
 
 @pytest.mark.parametrize("special", SPECIAL)
@@ -629,9 +626,7 @@ def batches(args: tuple[Tensor, ...], count: int = 3) -> list[Tensor]:
 
 @pytest.mark.parametrize("costs", ("activations", "both"))
 @pytest.mark.parametrize("name", ("relu", "tanh", "batch norms", "residual"))
-def test_activations_recover_what_was_planted(name: str, costs: str, request: pytest.FixtureRequest) -> None:
-    if (name, costs) == ("tanh", "activations"):
-        request.applymarker(pytest.mark.xfail(strict=True, reason="the Gram of moments is a view of the moments"))
+def test_activations_recover_what_was_planted(name: str, costs: str) -> None:
     model, args, structure = discovered(name)
     data = batches(args)
     a = random_state(model, 2)

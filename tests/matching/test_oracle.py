@@ -70,8 +70,6 @@ SINGLE: dict[str, tuple[Callable[[], tuple[nn.Module, Tensor]], int]] = {
     "heads": (lambda: heads(3, 1), 6 * 4**3),
 }
 
-OUTER_SIGNS = pytest.mark.xfail(strict=True, reason="pairs of outer units are valued without the signs of outer units")
-
 # Several spaces that share tensors: ascent may end in an optimum of its coordinates. Least shares of global optima with
 # one and with ten ascents: those that were measured, less a margin of two or three pairs of fifty.
 SEVERAL: dict[str, tuple[Callable[[], tuple[nn.Module, Tensor]], int, float, float]] = {
@@ -176,7 +174,7 @@ def check(
     return attained / size, float(every.max()) / size
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=OUTER_SIGNS) if n == "shared heads" else n for n in SINGLE])
+@pytest.mark.parametrize("name", SINGLE)
 def test_the_optimum_of_one_space_is_the_best_of_the_whole_group(name: str) -> None:
     found = oracle("single", name)
     for a, b in pairs(found, 20):
@@ -185,7 +183,7 @@ def test_the_optimum_of_one_space_is_the_best_of_the_whole_group(name: str) -> N
             assert attained == pytest.approx(best, abs=1e-10)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=OUTER_SIGNS) if n == "shared heads" else n for n in SINGLE])
+@pytest.mark.parametrize("name", SINGLE)
 def test_one_step_from_anywhere_is_enough(name: str) -> None:
     """From any element; the identity, or another unlucky one, is not the optimum itself (control)."""
     found = oracle("single", name)

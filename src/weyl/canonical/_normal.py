@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weyl.actions import act
-from weyl.groups import Element, GaugeKind
+from weyl.groups import Element, Gauge, GaugeKind
 from weyl.orbits import balance, frames
-from weyl.structure import Structure
+from weyl.structure import Structure, Weight
 
-__all__ = ["normal_gauge"]
+__all__ = ["normal_gauge", "restricted"]
 
 Values = dict[str, NDArray[np.generic]]
 
@@ -43,28 +43,25 @@ def normal_gauge(structure: Structure, state: Mapping[str, Tensor], kinds: Colle
         permutation, signs, orthogonal matrices and phases, up to rounding.
     """
     group = structure.group
-    reduced = _restricted(structure, kinds)
+    reduced = restricted(structure, lambda gauge: gauge.kind.move in kinds and _has_normal(gauge))
     element = Element(group.spaces, group.identity(), group.gauges)
     if not reduced.gauges:
         return element
-    for values in (_shifts, _variances):
-        found = values(reduced, act(element, structure, state))
-        if found:
-            element = Element(group.spaces, group.identity(), group.gauges, found) @ element
-    balanced = balance(reduced, act(element, structure, state)).element
-    moved = {name: value for name, value in balanced.values.items() if name in {g.name for g in reduced.gauges}}
-    return Element(group.spaces, group.identity(), group.gauges, moved) @ element
+    apart, changes = _decoupled(reduced)
+    names = {gauge.name for gauge in reduced.gauges}
+    for values in (_shifts, _variances, _balances):
+        found = values(apart, act(element, structure, state))
+        for gauge, pivot, ratio in reversed(changes):
+            if gauge in found:
+                found[pivot] = np.asarray(found.get(pivot, 1.0)) * np.asarray(found[gauge], np.float64) ** -ratio
+        moved = {name: value for name, value in found.items() if name in names}
+        element = Element(group.spaces, group.identity(), group.gauges, moved) @ element
+    return element
 
 
-def _restricted(structure: Structure, kinds: Collection[str]) -> Structure:
-    """The structure with those gauges only that are brought to normal."""
-    gauges = tuple(
-        replace(gauge, carries=())
-        for gauge in structure.gauges
-        if gauge.kind.move in kinds
-        and gauge.kind is not GaugeKind.SIGN
-        and (not gauge.kind.matrix or gauge.kind is GaugeKind.LINEAR)
-    )
+def restricted(structure: Structure, keep: Callable[[Gauge], bool]) -> Structure:
+    """The structure with some of its gauges only; constants of flips and what gauges share are left out."""
+    gauges = tuple(replace(gauge, carries=()) for gauge in structure.gauges if keep(gauge))
     names = {gauge.name for gauge in gauges}
     return replace(
         structure,
@@ -73,6 +70,55 @@ def _restricted(structure: Structure, kinds: Collection[str]) -> Structure:
         absorptions={},
         overlap=(0, 0),
     )
+
+
+def _has_normal(gauge: Gauge) -> bool:
+    """Whether a gauge is brought to normal: signs, rotations and phases have nothing that is."""
+    return gauge.kind is not GaugeKind.SIGN and (not gauge.kind.matrix or gauge.kind is GaugeKind.LINEAR)
+
+
+def _decoupled(structure: Structure) -> tuple[Structure, list[tuple[str, str, int]]]:
+    """Choose scales anew so that one alone acts on every running variance; and what was chosen.
+
+    Where a gauge g and a pivot p both act on one, to the powers e and f, the scales of g are taken to act together with
+    those of p to the power -e/f, which leaves the variance alone.
+    """
+    scales = {gauge.name: gauge.space for gauge in structure.gauges if gauge.kind is GaugeKind.SCALE}
+    weights = {name: dict(tensors) for name, tensors in structure.weights.items()}
+    changes: list[tuple[str, str, int]] = []
+    for tensor in structure.offsets:
+        acting = [name for name in scales if weights.get(name, {}).get(tensor)]
+        for name in acting[1:]:
+            pivot = acting[0]
+            ours, theirs = (weights[gauge][tensor][0].exponent for gauge in (name, pivot))
+            if scales[name] != scales[pivot] or ours % theirs:
+                continue
+            ratio = ours // theirs
+            weights[name] = _combined(weights[name], weights[pivot], -ratio)
+            changes.append((name, pivot, ratio))
+    return replace(structure, weights=weights), changes
+
+
+def _combined(
+    one: Mapping[str, tuple[Weight, ...]], other: Mapping[str, tuple[Weight, ...]], power: int
+) -> dict[str, tuple[Weight, ...]]:
+    """How a gauge acts together with another one to some power."""
+    found = {}
+    for tensor in {**one, **other}:
+        exponents: dict[Weight, int] = {}
+        for weights, factor in ((one, 1), (other, power)):
+            for weight in weights.get(tensor, ()):
+                place = replace(weight, exponent=1)
+                exponents[place] = exponents.get(place, 0) + factor * weight.exponent
+        kept = tuple(replace(place, exponent=exponent) for place, exponent in exponents.items() if exponent)
+        if kept:
+            found[tensor] = kept
+    return found
+
+
+def _balances(structure: Structure, state: Mapping[str, Tensor]) -> Values:
+    """Scales, linear gauges and translations at the point of least norm."""
+    return dict(balance(structure, state).element.values)
 
 
 def _shifts(structure: Structure, state: Mapping[str, Tensor]) -> Values:

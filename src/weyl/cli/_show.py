@@ -18,6 +18,7 @@ from weyl.report import (
     MOVES,
     Demo,
     Inspection,
+    Trainings,
     counted,
     families,
     gauge_families,
@@ -137,6 +138,11 @@ def demo(found: Demo, report: Path, *, as_json: bool) -> None:
     for name, cells in _demo_rows(found):
         table.add_row(Text(name, style="dim"), *map(Text, cells))
     console.print(table)
+    for network in found.networks:
+        if network.trainings is not None:
+            console.print(Text(f"{network.title}, trained a second time", style="bold"))
+            console.print(_trainings(network.trainings))
+            console.print(Text(f"{network.trainings.sentence}\n"), soft_wrap=True)
     console.print(Text(f"report   {printable(report)}"), soft_wrap=True)
     console.print(Text(f"numbers  {printable(report.with_suffix('.json'))}"), soft_wrap=True)
 
@@ -162,6 +168,26 @@ def _demo_rows(found: Demo) -> list[tuple[str, list[str]]]:
         ("loss half-way to a twin", [f"{net.path.loss[len(net.path.loss) // 2]:.3f}" for net in nets]),
         ("  accuracy there", [f"{net.path.accuracy[len(net.path.loss) // 2]:.1%}" for net in nets]),
     ]
+
+
+def _trainings(found: Trainings) -> Table:
+    """What lies between two trainings of one network, how their mean does, and what is recognised."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("the second training")
+    for name in ("barrier", "95 % of resamples", "merged: loss", "accuracy", "a copy?", "steps"):
+        table.add_column(name, justify="right")
+    for title, way in found.ways.items():
+        barrier, search = way.line.barrier, way.search
+        bounds = "" if barrier.interval is None else "{:.3g} to {:.3g}".format(*barrier.interval)
+        known = ["", ""] if search is None else ["yes" if search.exact else "no", f"{search.steps}"]
+        cells = [f"{barrier.height:.3g}", bounds, f"{way.loss:.4f}", f"{way.accuracy:.1%}", *known]
+        table.add_row(Text(title, style="dim"), *map(Text, cells))
+    for number, which in enumerate(("the first alone", "the second alone")):
+        cells = ["", "", f"{found.loss[number]:.4f}", f"{found.accuracy[number]:.1%}", "", ""]
+        table.add_row(Text(which, style="dim"), *map(Text, cells))
+    known = ["yes" if found.copy.exact else "no", f"{found.copy.steps}"]
+    table.add_row(Text("a disguised copy of the first", style="dim"), *map(Text, ["", "", "", "", *known]))
+    return table
 
 
 def _spaces(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from weyl.data import Split
 from weyl.demo._minima import Judge, distances, in_double, straight_line, twins
+from weyl.demo._second import second_training
 from weyl.demo._subjects import Subject, images, subjects
-from weyl.demo._train import trained
+from weyl.demo._train import fitted
 from weyl.geometry import Collapse, collapse
 from weyl.proof import verify
 from weyl.report import Demo, Inspection, Trained
@@ -22,6 +24,7 @@ __all__ = ["run"]
 
 TWINS = 5
 POINTS = 21
+FIRST = 0.6  # of the time of a network that is trained twice
 CHUNK = 100  # images at a time; their activations stay in cache
 Progress = Callable[[str, float], None]
 
@@ -64,20 +67,28 @@ def _run(quick: bool, seed: int, report: Progress) -> Demo:
 
 
 def _study(subject: Subject, split: Split, seed: int, tell: Progress) -> Trained:
-    """Train one network and walk among its minima."""
-    train_x, test_x = (subject.shaped(x) for x in (split.train_x, split.test_x))
-    loaded = subject.build(seed=seed)
+    """Train one network and walk among its minima; where that is wanted, train it again."""
+    share = FIRST if subject.again else 1.0
+
+    def first(what: str, done: float) -> None:
+        tell(what, share * done)
+
+    def then(what: str, done: float) -> None:
+        tell(what, share + (1 - share) * done)
+
     begin = time.perf_counter()
-    module = trained(
-        loaded.module,
-        train_x,
-        split.train_y,
-        epochs=subject.epochs,
-        rate=subject.rate,
-        seed=seed,
-        progress=lambda done: tell("training", 0.7 * done),
-    )
+    module = fitted(subject, split, seed=seed, progress=lambda done: first("training", 0.7 * done))
     seconds = time.perf_counter() - begin
+    network = _walked(subject, split, module, seed, first, seconds=seconds)
+    if not subject.again:
+        return network
+    structure = network.inspection.structure
+    return replace(network, trainings=second_training(subject, split, structure, module, seed=seed + 1, tell=then))
+
+
+def _walked(subject: Subject, split: Split, module: nn.Module, seed: int, tell: Progress, *, seconds: float) -> Trained:
+    """Look at a trained network, and walk among its minima."""
+    train_x, test_x = (subject.shaped(x) for x in (split.train_x, split.test_x))
     inspection = _inspect(subject.title, module, test_x[:2], seed, tell)
     tell("measuring its representations", 0.78)
     shapes = {

@@ -9,9 +9,19 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-__all__ = ["trained"]
+from weyl.data import Split
+from weyl.demo._subjects import Subject
+
+__all__ = ["fitted", "trained"]
 
 BATCH = 64
+
+
+def fitted(subject: Subject, split: Split, *, seed: int, progress: Callable[[float], None]) -> nn.Module:
+    """A network of the demo, trained; its initial weights and the order of the batches come from the seed."""
+    module, x = subject.build(seed=seed).module, subject.shaped(split.train_x)
+    epochs, rate = subject.epochs, subject.rate
+    return trained(module, x, split.train_y, epochs=epochs, rate=rate, seed=seed, progress=progress)
 
 
 def trained(

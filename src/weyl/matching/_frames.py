@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from weyl._memory import tensor_identity
 from weyl.actions import act, check_state
 from weyl.canonical import normal_gauge
 from weyl.errors import MismatchError, NotFiniteError
 from weyl.groups import Element, GaugeKind
+from weyl.matching._build import centred
 from weyl.structure import Structure
 
 __all__ = ["Frames", "check_pair", "distance"]
@@ -43,21 +45,21 @@ class Frames:
 
     def __init__(self, structure: Structure, states: Sequence[State], kinds: frozenset[str]) -> None:
         self._structure = structure
+        self._given = [{name: state[name].detach() for name in structure.axes} for state in states]
         self.continuous = any(
             gauge.kind.move in kinds and gauge.kind is not GaugeKind.SIGN for gauge in structure.gauges
         )
         self._dtypes = [{name: state[name].dtype for name in structure.axes} for state in states]
         self.elements: list[Element] = []
         self.states: list[dict[str, Tensor]] = []
-        for state in states:
-            known = {name: state[name] for name in structure.axes}
+        for known in self._given:
             if not self.continuous:
                 group = structure.group
                 self.elements.append(Element(group.spaces, group.identity(), group.gauges))
                 self.states.append(known)
                 continue
             exact = in_double(known)
-            element = normal_gauge(structure, exact, kinds)
+            element = normal_gauge(structure, centred(structure, exact), kinds)
             self.elements.append(element)
             self.states.append(act(element, structure, exact))
 
@@ -79,17 +81,34 @@ class Frames:
         }
         return Element(group.spaces, dict(element), group.gauges, signs)
 
+    def plainest(self, element: Element) -> Element:
+        """An element between the states as they were given, without what is only the rounding of two normal gauges.
+
+        If places and signs alone make the second state the first, bit for bit, nothing else is done to it.
+        """
+        first, second = self._given[:2]
+        group = self._structure.group
+        still = Element(group.spaces, group.identity(), group.gauges)
+        for simple in (still, self.permutations_and_signs(element)):
+            moved = act(simple, self._structure, second)
+            if all(torch.equal(first[name], moved[name].to(first[name])) for name in self._structure.axes):
+                return simple
+        return self.outside(element)
+
     def equal(self, a: State, b: State) -> bool:
         """Whether two states in the normal gauge agree up to the rounding of what they were made from."""
+        largest = max((float(t.abs().max()) for t in a.values() if t.is_floating_point() and t.numel()), default=0.0)
         rounds = self.continuous or bool(self._structure.absorptions)
         allowed, least = (MIXED if rounds else MOVED), (GAUGED if self.continuous else 0.0)
         for name in self._structure.axes:
             if not a[name].is_floating_point():
                 continue
-            # Half precision is no excuse: places and signs leave no rounding in it, and its steps are those of training.
+            # Half precision is no excuse: places and signs leave no rounding in it, and its steps are as large as
+            # those of training.
             eps = min(SINGLE, max(torch.finfo(d[name]).eps for d in self._dtypes if d[name].is_floating_point))
             left, right = a[name].double(), b[name].to(a[name].device).double()
-            size = float(left.abs().max()) if left.numel() else 0.0
+            # What should be zero is zero up to the rounding of what was added up to it.
+            size = (float(left.abs().max()) or largest) if left.numel() else 0.0
             if left.numel() and float((left - right).abs().max()) > max(allowed * eps, least) * size:
                 return False
         return True
@@ -97,12 +116,13 @@ class Frames:
 
 def in_double(state: State) -> dict[str, Tensor]:
     """Floating tensors in float64; those that shared one share one again."""
-    made: dict[int, Tensor] = {}
+    made: dict[object, Tensor] = {}
     out = {}
     for name, tensor in state.items():
-        if id(tensor) not in made:
-            made[id(tensor)] = tensor.detach().double() if tensor.is_floating_point() else tensor
-        out[name] = made[id(tensor)]
+        shared = tensor_identity(tensor)
+        if shared not in made:
+            made[shared] = tensor.detach().double() if tensor.is_floating_point() else tensor
+        out[name] = made[shared]
     return out
 
 

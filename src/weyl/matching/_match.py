@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from weyl.actions import act
+from weyl.canonical import restricted
 from weyl.errors import UsageError
 from weyl.groups import Element
 from weyl.matching._activations import Activation, cross_moments
@@ -275,7 +276,10 @@ class _Job:
         """What invariants say: units first, then signs, rotations and phases from what is fixed outwards."""
         guess = self._identity()
         if "permute" in self._kinds:
-            guess = pair_units(self._structure, self._a, self._b)
+            known = restricted(self._structure, lambda gauge: gauge.kind.move in self._kinds)
+            ours, theirs = (centred(self._structure, state) for state in (self._a, self._b))
+            found = pair_units(known, ours, theirs)
+            guess = Element(found.spaces, dict(found), self._structure.gauges)
         problem = self._problem(guess)
         record = Record(self._structure)
         propagate(problem, record)
@@ -287,7 +291,7 @@ class _Job:
     def _result(self, element: Element, done: Ascent | None, problem: Problem | None) -> Match:
         structure, (a, b) = self._structure, self._given
         exact = self._exactly(element)
-        total = self._frame.outside(element)
+        total = self._frame.plainest(element) if exact else self._frame.outside(element)
         aligned = act(total, structure, b)
 
         def certify() -> Mapping[str, float]:

@@ -188,8 +188,7 @@ class Problem:
     def flip_all(self, gauge: str) -> None:
         """Negate what a sign without a space multiplies."""
         for number, _ in self.odd[gauge]:
-            term = self.terms[number]
-            term.multiply(0, (), torch.tensor([-1.0], device=term.device))
+            self.terms[number].negate()
         self._caches.clear()
 
     def mix(self, name: str, matrices: Tensor) -> None:

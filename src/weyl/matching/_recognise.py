@@ -46,7 +46,7 @@ def pair_units(structure: Structure, a: Mapping[str, Tensor], b: Mapping[str, Te
         found = np.empty((*shape, space.size), dtype=np.int64)
         for copy in np.ndindex(*shape):
             old = _old_copy(copy, space.within, parts, {s.name: s.within for s in group.spaces})
-            left, right = ours[space.name][copy], theirs[space.name][old]
+            left, right = ours[space.name][copy], theirs[space.name][old].to(ours[space.name].device)
             found[copy] = nearest(left, right)
         parts[space.name] = Part(found)
     return Element(group.spaces, parts, group.gauges)
@@ -71,8 +71,9 @@ def nearest(ours: Tensor, theirs: Tensor) -> NDArray[np.int64]:
     """
     products = ours @ theirs.mT
     values = 2 * products - ours.square().sum(1)[:, None] - theirs.square().sum(1)
-    wanted = int(torch.unique(values.argmax(1)).numel())
-    if len(values) > LARGE and wanted < CLEAR * len(values):
+    wanted = len(np.unique(values.argmax(1).cpu().numpy()))
+    different = len(np.unique(ours.cpu().numpy().round(6), axis=0))
+    if len(values) > LARGE and wanted < CLEAR * different:
         return np.arange(len(values))
     return assign(values)
 
@@ -111,21 +112,34 @@ class _Propagation:
                         self._on[number].add(mixing)
 
     def run(self) -> bool:
-        anchored = True
         while self._unknown:
-            if any([self._solve(gauge) for gauge in sorted(self._unknown)]):
+            if any([self._solve(gauge, strict=True) for gauge in sorted(self._unknown)]):
+                continue
+            # What leaves some units open, since entries are zero, waits until nothing else is left.
+            if any(self._solve(gauge, strict=False) for gauge in sorted(self._unknown)):
                 continue
             if not self._anchor():
-                anchored = False
-                break
-        return anchored
+                return False
+        return True
 
     def _usable(self, gauge: str) -> list[int]:
-        """Terms of which one gauge is all that is unknown."""
-        return [number for number, on in enumerate(self._on) if on & self._unknown == {gauge}]
+        """Terms of which one gauge, in one place, is all that is unknown."""
+        return [
+            number
+            for number, on in enumerate(self._on)
+            if on & self._unknown == {gauge} and self._places(gauge, number) == 1
+        ]
 
-    def _solve(self, gauge: str) -> bool:
-        """Determine one gauge, if there is a term to do it by."""
+    def _places(self, gauge: str, number: int) -> int:
+        """How often a gauge acts on a term."""
+        if gauge in self._problem.odd:
+            return sum(place[0] == number for place in self._problem.odd[gauge])
+        if gauge in self._problem.phases:
+            return 1
+        return sum(place[0] == number for place in self._problem.places[self._owner[gauge]])
+
+    def _solve(self, gauge: str, *, strict: bool) -> bool:
+        """Determine one gauge, if there is a term to do it by; strictly, only if it determines every unit."""
         if gauge not in self._unknown:
             return False
         numbers = self._usable(gauge)
@@ -137,17 +151,20 @@ class _Propagation:
                 problem.flip_all(gauge)
                 self._record.add(Step(0.0, {}, {gauge: np.asarray(-1)}))
         elif problem.units[name].matrix is not None:
-            if not self._rotate(name, numbers):
+            if not self._rotate(name, numbers, strict=strict):
                 return False
         elif problem.units[name].phase == gauge:
             sums = phase_sums(problem, name, numbers)
-            if sums is None or not bool((sums.abs() > 0).all()):
+            if sums is None or (strict and not bool((sums.abs() > 0).all())):
                 return False
-            turns = sums / sums.abs()
+            turns = torch.where(sums.abs() > 0, sums / sums.abs(), torch.ones_like(sums))
             problem.turn(name, gauge, turns)
             self._record.add(Step(0.0, {}, {gauge: turns.cpu().numpy()}))
         else:
-            self._flip(name, gauge, self._sums(name, gauge, numbers))
+            sums = self._sums(name, gauge, numbers)
+            if strict and not bool((sums != 0).all()):
+                return False
+            self._flip(name, gauge, sums)
         self._unknown.discard(gauge)
         return True
 
@@ -168,15 +185,13 @@ class _Propagation:
             self._problem.flip(name, gauge, signs)
             self._record.add(Step(0.0, {}, {gauge: signs.astype(np.int8)}))
 
-    def _rotate(self, name: str, numbers: list[int]) -> bool:
+    def _rotate(self, name: str, numbers: list[int], *, strict: bool) -> bool:
         matrix = self._problem.units[name].matrix
         assert matrix is not None
         grams = self._problem.grams(name, numbers)
         value = sum(grams.values(), torch.zeros(())).double()
         spectrum = torch.linalg.svdvals(value)
-        if not bool((spectrum[..., -1] > 1e-9 * spectrum[..., 0]).all()) and len(numbers) < len(
-            {number for number, _ in self._problem.places[name]}
-        ):
+        if strict and not bool((spectrum[..., -1] > 1e-9 * spectrum[..., 0]).all()):
             return False
         solved = procrustes(value, centred=matrix.kind is GaugeKind.CENTRED)
         self._problem.mix(name, solved)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -23,6 +24,8 @@ __all__ = ["Step", "flip_everywhere", "phase_sums", "procrustes", "settle", "ste
 INNER_SWEEPS = 4
 # Entries of the Gram of all pairs (unit, inner unit) that are computed at one go.
 LARGEST = 1 << 27
+# Families of signs of an outer space whose patterns are tried for every pair.
+FAMILIES = 3
 
 
 @dataclass
@@ -230,7 +233,9 @@ def _nested(problem: Problem, name: str) -> list[Step]:
     """A wreath product: the best of what is within for every pair of outer units, then the outer assignment."""
     if problem.units[name].within:
         return _nested_copies(problem, name)
-    values = _pair_values(problem, name)
+    patterns = _patterns(problem, name)
+    options = torch.stack([_pair_values(problem, name, pattern) for pattern in patterns])
+    values, chosen = options.max(0)
     found = assign(values, problem.prices[name])
     rows = np.arange(len(found))
     picked = values.cpu().numpy()[rows, found]
@@ -243,6 +248,12 @@ def _nested(problem: Problem, name: str) -> list[Step]:
     if not (found == rows).all():
         problem.permute(name, found)
         steps.append(Step(0.0, {name: found}))
+    picked_patterns = chosen.cpu().numpy()[rows, found]
+    for gauge in problem.units[name].signs if len(patterns) > 1 else ():
+        signs = np.array([patterns[pattern][gauge] for pattern in picked_patterns], dtype=np.float64)
+        if (signs < 0).any():
+            problem.flip(name, gauge, signs)
+            steps.append(Step(0.0, {}, {gauge: signs.astype(np.int8)}))
     steps += _inside(problem, name)
     gain = _present(problem, name) - present
     if gain <= 0:
@@ -288,22 +299,38 @@ def _separable(problem: Problem, name: str) -> bool:
     return leaves and not problem.coupled(name) and all(len(axes) == 1 for axes in mobile.values())
 
 
-def _pair_values(problem: Problem, name: str) -> Tensor:
-    """For every unit of a and every unit of b, what they give at best, shape ``(n, n)``, float64."""
+def _patterns(problem: Problem, name: str) -> list[dict[str, int]]:
+    """Signs that a unit may have, by family; where there are too many families, they stay and are settled after."""
+    families = problem.units[name].signs
+    if len(families) > FAMILIES:
+        return [{}]
+    return [dict(zip(families, signs, strict=True)) for signs in product((1, -1), repeat=len(families))]
+
+
+def _pair_values(problem: Problem, name: str, pattern: Mapping[str, int]) -> Tensor:
+    """For every unit of a and every unit of b with some signs, what they give at best, shape ``(n, n)``, float64."""
+    sign_of = {
+        number: math.prod(pattern.get(family, 1) for family in problem.parity(name, number, axis))
+        for number, axis in problem.places[name]
+    }
     mobile = _mobile(problem, name)
     fixed = {number for number, _ in problem.places[name]} - set(mobile)
     n = problem.units[name].size
     device = problem.terms[problem.places[name][0][0]].device
     values = torch.zeros(n, n, dtype=torch.float64, device=device)
-    for part in problem.grams(name, fixed).values():
-        values += part
+    for parity, part in problem.grams(name, fixed).items():
+        values += math.prod(pattern.get(family, 1) for family in parity) * part
     if _separable(problem, name) and _joint_size(problem, name) <= LARGEST:
         for inner in problem.inner[name]:
-            values += _separate_values(problem, name, inner)
+            values += _separate_values(problem, name, inner, sign_of)
         return values
+    numbers = [number for number, _ in problem.places[name] if number in mobile]
     for i, j in product(range(n), repeat=2):
         pair = problem.select(name, i, j, mobile.keys())
         pair = Problem(pair.units, [term.clone() for term in pair.terms], pair.odd, pair.phases)
+        for term, number in zip(pair.terms, numbers, strict=True):
+            if sign_of[number] < 0:
+                term.negate()
         for _ in range(INNER_SWEEPS):
             if not [one for inner in pair.units for one in step(pair, inner)]:
                 break
@@ -315,13 +342,13 @@ def _joint_size(problem: Problem, name: str) -> int:
     return max(((problem.units[name].size * problem.units[i].size) ** 2 for i in problem.inner[name]), default=0)
 
 
-def _separate_values(problem: Problem, name: str, inner: str) -> Tensor:
+def _separate_values(problem: Problem, name: str, inner: str, sign_of: Mapping[int, int]) -> Tensor:
     """What one inner space gives at best for every pair of outer units."""
     units = problem.units[inner]
     parts: dict[Parity, Tensor] = {}
     for number, axis in problem.places[inner]:
         term, parity = problem.terms[number], problem.parity(inner, number, axis)
-        own = term.joint(term.outer((name,), axis)[0], axis).permute(0, 2, 1, 3)
+        own = term.joint(term.outer((name,), axis)[0], axis).permute(0, 2, 1, 3) * sign_of[number]
         parts[parity] = parts[parity] + own if parity in parts else own
     if units.matrix is not None:
         value = sum(parts.values(), torch.zeros(())).double()

@@ -52,6 +52,10 @@ class Term(ABC):
         """The same, with a b of its own."""
 
     @abstractmethod
+    def negate(self) -> None:
+        """Let b become -b."""
+
+    @abstractmethod
     def restore(self, saved: Term) -> None:
         """Take b back from a clone."""
 
@@ -130,6 +134,9 @@ class Pair(Term):
     def clone(self) -> Pair:
         return Pair(self.axes, self.source, self.a, self.b.clone())
 
+    def negate(self) -> None:
+        self.b.neg_()
+
     def restore(self, saved: Term) -> None:
         assert isinstance(saved, Pair)
         self.b.copy_(saved.b)
@@ -182,7 +189,8 @@ class Moments(Term):
         rank = len(self.axes)
         ours, theirs = list(range(rank)), list(range(rank))
         theirs[axis] = rank
-        return torch.einsum(self.c, [*ours, *theirs], [*outer, axis, rank])
+        # A copy: without a sum, einsum returns a view, and Grams are kept and added to.
+        return torch.einsum(self.c, [*ours, *theirs], [*outer, axis, rank]).clone()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -190,7 +198,7 @@ class Moments(Term):
 
     def diagonal(self, axis: int, outer: Sequence[int]) -> Tensor:
         rank = list(range(len(self.axes)))
-        return torch.einsum(self.c, [*rank, *rank], [*outer, axis])
+        return torch.einsum(self.c, [*rank, *rank], [*outer, axis]).clone()
 
     def joint(self, axis: int, inner: int) -> Tensor:
         rank = len(self.axes)
@@ -200,6 +208,9 @@ class Moments(Term):
 
     def clone(self) -> Moments:
         return Moments(self.axes, self.source, self.c.clone())
+
+    def negate(self) -> None:
+        self.c.neg_()
 
     def restore(self, saved: Term) -> None:
         assert isinstance(saved, Moments)

@@ -89,7 +89,7 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    from weyl.report import _collapse_figures
+    from weyl.report import _barrier_figures, _collapse_figures
 
     def shown(value: Any) -> Any:
         return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -134,6 +134,7 @@ def _environment() -> Environment:
         layers_figure=lambda it: Markup(
             _collapse_figures.layers(it.profile, [it.layer(row.layer) for row in it.profile.layers])
         ),
+        lines_figure=lambda lines, what: Markup(_barrier_figures.curves(lines, what)),
         levels_figure=lambda parts: Markup(_collapse_figures.levels(parts)),
         means_figure=lambda found: Markup(_collapse_figures.means(found)),
         shares_figure=lambda found: Markup(_collapse_figures.shares(found)),

@@ -37,8 +37,8 @@ class Way:
 
     Parameters
     ----------
-    line : Line
-        What lies between the first and the second, so brought.
+    line, trained : Line
+        What lies between the first and the second, so brought: on held-out and on training data.
     loss, accuracy : float
         Of their mean, on held-out data.
     search : Search or None
@@ -46,6 +46,7 @@ class Way:
     """
 
     line: Line
+    trained: Line
     loss: float
     accuracy: float
     search: Search | None = None
@@ -90,28 +91,36 @@ class Trainings:
 
     @property
     def explained(self) -> float | None:
-        """Share of the barrier that is gone on the lowest of the aligned lines; None where there is no barrier."""
-        heights = {title: way.line.barrier.height for title, way in self.ways.items()}
+        """Share of the barrier on training data that is gone on the lowest of the aligned lines; None without one.
+
+        On held-out data a mean of networks that are too sure of themselves looks better than it is.
+        """
+        heights = {title: way.trained.barrier.height for title, way in self.ways.items()}
         before = heights.pop(AS_THEY_ARE)
         return 1 - min(heights.values()) / before if before > 0 else None
 
     @property
     def sentence(self) -> str:
         """What is to be remembered."""
-        told = "; ".join(f"{title}, it rises {_rise(way.line.barrier.height)}" for title, way in self.ways.items())
-        sentence = f"How far does the loss rise above the line between its ends? {told[0].upper()}{told[1:]}."
+        told = "; ".join(f"{title}, {_rise(way.line.barrier.height)}" for title, way in self.ways.items())
+        heights = [_rise(way.trained.barrier.height) for way in self.ways.values()]
+        sentence = (
+            "How far does the loss on held-out images rise above the line between its ends?"
+            f" {told[0].upper()}{told[1:]}. On training images: {', '.join(heights[:-1])} and {heights[-1]}."
+        )
         share = self.explained
         if share is None:
             return f"{sentence} There was no barrier to begin with."
         if share <= 0:
-            return f"{sentence} Aligning did not lower the barrier."
-        return f"{sentence} At least {share:.1%} of the barrier was a choice of coordinates."
+            return f"{sentence} Aligning did not lower the barrier there."
+        return f"{sentence} At least {100 * share:.1f} % of that barrier was a choice of coordinates."
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         ways = {
             title: {
                 "barrier": way.line.to_dict(),
+                "trained": way.trained.to_dict(),
                 "mean": {"loss": way.loss, "accuracy": way.accuracy},
                 "search": None if way.search is None else asdict(way.search),
             }
