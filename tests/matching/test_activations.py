@@ -265,7 +265,7 @@ def test_one_pass_of_two_runs_a_batch_with_progress():
     runs, done = [], []
     handle = loaded.module.register_forward_hook(lambda *_: runs.append(1))
     cross_moments(
-        structure, loaded.module, fresh(loaded.module), fresh(loaded.module, 1), iter(images(loaded)),
+        structure, loaded.module, fresh(loaded.module), fresh(loaded.module, 1), list(images(loaded)),
         progress=done.append,
     )  # fmt: skip
     handle.remove()
@@ -379,9 +379,9 @@ def test_what_cannot_be_used_is_refused():
     a, b = fresh(module), fresh(module, 1)
     with pytest.raises(UsageError, match="kind must be 'correlation' or 'covariance', got 'cosine'"):
         cross_moments(structure, module, a, b, x, kind="cosine")
-    with pytest.raises(UsageError, match="no batches"):
+    with pytest.raises(UsageError, match="data is empty"):
         cross_moments(structure, module, a, b, [])
-    with pytest.raises(UsageError, match="a batch must be a tensor"):
+    with pytest.raises(UsageError, match="has no tensor with samples"):
         cross_moments(structure, module, a, b, ["text"])
     with pytest.raises(InputError, match="one sample"):
         cross_moments(structure, module, a, b, [x[0][:1]])

@@ -120,10 +120,10 @@ def test_two_states_are_a_match(name: str) -> None:
     model, _, structure = discovered(name)
     for seed in range(4):
         a, b = random_state(model, 2 * seed), random_state(model, 2 * seed + 1)
-        found, alone = weyl.universe(structure, [a, b]), weyl.match(structure, a, b)
+        found, alone = (weyl.universe(structure, [a, b], kinds=FINITE), weyl.match(structure, a, b, kinds=FINITE))
         assert found.objective >= alone.objective * (1 - 1e-12)
         assert found.objective == pytest.approx(alone.objective, rel=0.2)
-        best = weyl.match(structure, a, b, start=found.elements[1])
+        best = weyl.match(structure, a, b, start=found.elements[1], kinds=FINITE)
         assert best.objective == pytest.approx(found.objective, rel=1e-9)
 
 

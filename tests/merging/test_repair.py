@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import weyl
 from weyl.errors import MismatchError, NotFiniteError, UsageError
+from weyl.matching._batches import Network
 from weyl.merging import average, repair, reset_batch_norm
-from weyl.merging._batches import Network
 from weyl.merging._moments import Moments
 from weyl.models import load_model
 

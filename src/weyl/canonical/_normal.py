@@ -20,7 +20,9 @@ __all__ = ["normal_gauge", "restricted"]
 Values = dict[str, NDArray[np.generic]]
 
 
-def normal_gauge(structure: Structure, state: Mapping[str, Tensor], kinds: Collection[str]) -> Element:
+def normal_gauge(
+    structure: Structure, state: Mapping[str, Tensor], kinds: Collection[str], *, shifts: bool = True
+) -> Element:
     r"""Find the element that brings a state to its normal gauge; it moves no unit and flips no sign.
 
     Scales before a batch normalisation make the running variance one, all other scales and linear gauges make the
@@ -35,6 +37,8 @@ def normal_gauge(structure: Structure, state: Mapping[str, Tensor], kinds: Colle
         Whole state with finite entries; not changed.
     kinds : collection of str
         What may be used: ``scale``, ``mix``, ``translate``; other kinds of moves are no matter of a gauge.
+    shifts : bool
+        Whether biases of sines are reduced.
 
     Returns
     -------
@@ -49,7 +53,7 @@ def normal_gauge(structure: Structure, state: Mapping[str, Tensor], kinds: Colle
         return element
     apart, changes = _decoupled(reduced)
     names = {gauge.name for gauge in reduced.gauges}
-    for values in (_shifts, _variances, _balances):
+    for values in (*([_shifts] if shifts else []), _variances, _balances):
         found = values(apart, act(element, structure, state))
         for gauge, pivot, ratio in reversed(changes):
             if gauge in found:

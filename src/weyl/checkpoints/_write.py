@@ -14,7 +14,7 @@ from weyl._text import one_line
 from weyl._version import __version__
 from weyl.errors import InputError
 
-__all__ = ["refuse_target", "write_weights"]
+__all__ = ["refuse_target", "weights_as_bytes", "write_weights"]
 
 
 def refuse_target(path: Path, *, inputs: tuple[Path, ...] = (), force: bool = False) -> None:
@@ -44,7 +44,13 @@ def refuse_target(path: Path, *, inputs: tuple[Path, ...] = (), force: bool = Fa
 
 
 def write_weights(
-    path: Path, state: Mapping[str, Tensor], *, inputs: tuple[Path, ...] = (), force: bool = False, note: str = ""
+    path: Path,
+    state: Mapping[str, Tensor],
+    *,
+    inputs: tuple[Path, ...] = (),
+    force: bool = False,
+    note: str = "",
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a state dict as safetensors; whoever looks sees the old file or the whole new one.
 
@@ -62,6 +68,8 @@ def write_weights(
         Whether another file that exists may be replaced.
     note : str
         What made it, kept in the header.
+    metadata : mapping of str to str, optional
+        What the header holds besides, such as that of the file that the weights are from.
 
     Raises
     ------
@@ -77,17 +85,52 @@ def write_weights(
     ...     [path.name for path in Path(folder).iterdir()]
     ['net.safetensors']
     """
+    refuse_target(path, inputs=inputs, force=force)
+    try:
+        content = weights_as_bytes(state, note=note, metadata=metadata)
+    except InputError as error:
+        raise InputError(f"{one_line(path)}: {error}") from error
+    write_atomic(path, content, force=force)
+
+
+def weights_as_bytes(
+    state: Mapping[str, Tensor], *, note: str = "", metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """A state dict as the safetensors file that `write_weights` writes: the same bytes every time.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        On any device; not changed.
+    note : str
+        What made it.
+    metadata : mapping of str to str, optional
+        What the header holds besides.
+
+    Raises
+    ------
+    InputError
+        If a tensor has no entries (the meta device) or is of a kind that the format does not know.
+    """
     from safetensors.torch import save
 
-    refuse_target(path, inputs=inputs, force=force)
     for name, tensor in state.items():
         if tensor.device.type == "meta" or tensor.layout is not torch.strided:
             raise InputError(f"{one_line(name)} has no dense entries and cannot be written; build the model for real")
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
-    # One key: several would make the bytes vary from run to run.
     told = json.dumps({"note": note, "version": __version__}, sort_keys=True)
+    # Other libraries refuse a file that does not say which one its tensors are for.
+    header = {"format": "pt", **(metadata or {}), "weyl": told}
     try:
-        content = save(copies, metadata={"weyl": told})
+        return _with_metadata(save(copies), header)
     except (KeyError, ValueError) as error:
-        raise InputError(f"{one_line(path)} cannot be written: {one_line(error)}") from error
-    write_atomic(path, content, force=force)
+        raise InputError(f"a tensor cannot be written: {one_line(error)}") from error
+
+
+def _with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file with metadata in its header, sorted: the library writes several keys in an order of chance."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end]) | {"__metadata__": dict(sorted(metadata.items()))}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))

@@ -30,12 +30,11 @@ from weyl.cli._work import Found, Say
 from weyl.data import Data, Part
 from weyl.errors import InputError
 from weyl.merging import Barrier, Evaluation, evaluator, interpolate
+from weyl.merging._barrier import resampled
 from weyl.merging._interpolate import check_weights
 from weyl.report._barrier import ALIGNED, AS_THEY_ARE, FEW, REPAIRED, Between, Line
 
 __all__ = ["Planned", "barrier_of", "estimate_of"]
-
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,13 +172,11 @@ def _line(task: Task, judge: Any, feed: Feed, a: State, b: State, title: str, *,
 
 def _band(seen: Sequence[Evaluation], seed: int) -> tuple[tuple[float, float], ...] | None:
     """Ends of 95 % intervals of the mean losses: percentiles over resamples of the batches."""
-    sizes = seen[0].sizes
-    losses = np.stack([one.batches["loss"] for one in seen])
-    if len(sizes) < 2 or not bool(np.isfinite(losses).all()):
+    if not all(bool(np.isfinite(one.batches["loss"]).all()) for one in seen):
         return None
-    drawn = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=RESAMPLES)
-    weights = drawn * sizes
-    means = weights @ losses.T / weights.sum(1, keepdims=True)
+    means = resampled(seen, seed)
+    if means is None:
+        return None
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
     return tuple(zip(map(float, low), map(float, high), strict=True))
 

@@ -21,7 +21,7 @@ from weyl.geometry import Collapse, Detection, Profile, collapse, detect_ood, la
 from weyl.models import LoadedModel, load_model
 from weyl.report import Measured, printable
 
-__all__ = ["Request", "measured"]
+__all__ = ["Request", "first_sentence", "fitted", "measured", "probe"]
 
 Say = Callable[[str], None]
 TITLES = {"train": "training data", "test": "held-out data"}
@@ -99,9 +99,9 @@ def measured(asked: Request, say: Say) -> Measured:
     weights = _weights(asked, loaded, warnings)
 
     def ready(part: Part, title: str) -> _Counted:
-        fitted = _fitted(part.batched(asked.batch_size), loaded)
-        _probe(loaded, fitted, part.shape)
-        return _Counted(fitted, f"{title} of {part.name}", say)
+        reshaped = fitted(part.batched(asked.batch_size), loaded)
+        probe(loaded, reshaped, part.shape)
+        return _Counted(reshaped, f"{title} of {part.name}", say)
 
     parts: dict[str, Collapse] = {}
     outside = ready(_ood_part(other), "out-of-distribution data") if other else None
@@ -199,8 +199,21 @@ def _ood_part(other: Data) -> Part:
     return part
 
 
-def _fitted(part: Part, loaded: LoadedModel) -> Part:
-    """Bring the data to the shape of the model's example input, where they have as many numbers."""
+def fitted(part: Part, loaded: LoadedModel) -> Part:
+    """Bring the data to the shape of the model's example input, where they have as many numbers.
+
+    Parameters
+    ----------
+    part : Part
+        The data.
+    loaded : LoadedModel
+        What they are for.
+
+    Raises
+    ------
+    InputError
+        If the numbers are as many, in another order.
+    """
     example = _example(loaded)
     if example is None or example == part.shape or math.prod(example) != math.prod(part.shape):
         return part
@@ -218,8 +231,23 @@ def _example(loaded: LoadedModel) -> tuple[int, ...] | None:
     return tuple(tensors[0].shape[1:]) if len(tensors) == 1 else None
 
 
-def _probe(loaded: LoadedModel, part: Part, given: tuple[int, ...]) -> None:
-    """Run the model once on two inputs, so that what does not fit is said in terms of both."""
+def probe(loaded: LoadedModel, part: Part, given: tuple[int, ...]) -> None:
+    """Run the model once on two inputs, so that what does not fit is said in terms of both.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        The model.
+    part : Part
+        The data, in the shape of the model.
+    given : tuple of int
+        Shape of an input as it was given, to show.
+
+    Raises
+    ------
+    InputError
+        If the model does not take them.
+    """
     x, _ = next(iter(part.first(2)))
     like: Any = next(loaded.module.parameters(), None)
     if like is not None and like.device.type == "meta":
@@ -232,7 +260,7 @@ def _probe(loaded: LoadedModel, part: Part, given: tuple[int, ...]) -> None:
     except (Exception, SystemExit) as error:
         example = _example(loaded)
         takes = f"it takes {example}, " if example is not None else ""
-        text = _first_sentence(error)
+        text = first_sentence(error)
         if not isinstance(error, (RuntimeError, ValueError)):
             text = f"{type(error).__name__}: {text}"
         raise InputError(
@@ -241,7 +269,7 @@ def _probe(loaded: LoadedModel, part: Part, given: tuple[int, ...]) -> None:
         ) from error
 
 
-def _first_sentence(error: BaseException) -> str:
+def first_sentence(error: BaseException) -> str:
     """What torch says first, whole words of it: the rest is advice about torch."""
     text = one_line(str(error).strip().partition("\n")[0], 10_000)
     text = text.split(". ")[0]
@@ -274,7 +302,7 @@ def _measure(loaded: LoadedModel, read: _Counted, **options: Any) -> Collapse:
         # What runs here is the user's model and data; the first two inputs went through.
         kind = type(error).__name__
         raise InputError(
-            f"{loaded.name} stopped after {read.done:,} inputs of {read.name}: {kind}: {_first_sentence(error)};"
+            f"{loaded.name} stopped after {read.done:,} inputs of {read.name}: {kind}: {first_sentence(error)};"
             " look at the inputs that follow"
         ) from error
 

@@ -44,6 +44,8 @@ class Preserved:
         That of the weights in the types that are written.
     tolerance : float
         What the verdict allows of the first: half the digits.
+    written_tolerance : float
+        What it allows of the second: half the digits of the coarsest type that is written.
     dtype : str
         Precision of the runs.
     parameter : str
@@ -56,6 +58,7 @@ class Preserved:
     difference: float
     written: float
     tolerance: float
+    written_tolerance: float
     dtype: str
     parameter: str
     control: float
@@ -93,7 +96,7 @@ def compare_outputs(found: Found, before: State, element: Element, written: Stat
     element : Element
         What moved it; acts here in the precision of the runs.
     written : mapping of str to Tensor, optional
-        The state moved, and rounded to the types of a file.
+        The state moved, in the types of a file.
     seed : int
         Of the random inputs.
     """
@@ -104,7 +107,10 @@ def compare_outputs(found: Found, before: State, element: Element, written: Stat
     outputs = [[run(state) for run in runs] for state in states]
     difference, rounded = (_worst(outputs[0], other) for other in outputs[1:])
     parameter, control = "", 0.0
-    tolerance = math.sqrt(torch.finfo(dtype).eps)
+    tolerance = allowed = math.sqrt(torch.finfo(dtype).eps)
+    if written is not None:
+        floating = [tensor.dtype for tensor in written.values() if tensor.is_floating_point()]
+        allowed = max([tolerance, *(math.sqrt(torch.finfo(one).eps) for one in floating)])
     for name in found.structure.axes:
         if name in before and not torch.equal(states[0][name], states[1][name]):
             wrong = replaced(dict(states[0]), name, states[1][name])
@@ -113,13 +119,13 @@ def compare_outputs(found: Found, before: State, element: Element, written: Stat
                 parameter, control = name, seen
             if control > tolerance:
                 break
-    if math.isnan(difference):
+    if not all(bool(tensor.isfinite().all()) for run in outputs[0] for tensor in run):
         verdict = "inconclusive"
-    elif difference > tolerance:
+    elif not (difference <= tolerance and rounded <= allowed):  # NaN is above everything
         verdict = "fails"
     else:
         verdict = "holds" if not parameter or control > tolerance else "inconclusive"
-    return Preserved(verdict, difference, rounded, tolerance, _short(dtype), parameter, control)
+    return Preserved(verdict, difference, rounded, tolerance, allowed, _short(dtype), parameter, control)
 
 
 def cosine(structure: Structure, a: State, b: State) -> float:

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weyl.cli._measure import _first_sentence as first_sentence
-from weyl.cli._measure import _fitted as fitted
-from weyl.cli._measure import _probe as probe
+from weyl.cli._measure import first_sentence, fitted, probe
 from weyl.cli._work import Say
 from weyl.data import Part
 from weyl.errors import InputError, WeylError

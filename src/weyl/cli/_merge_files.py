@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,11 @@ from torch import Tensor, nn
 
 from weyl._files import write_atomic
 from weyl._text import expanded, one_line
-from weyl._version import __version__
 from weyl.checkpoints import load_into, read_weights, refuse_target
 from weyl.checkpoints._place import locate, sniff
+from weyl.checkpoints._write import weights_as_bytes
 from weyl.cli._work import Found, Say, Source, find
-from weyl.errors import InputError, NotFiniteError, UsageError
+from weyl.errors import InputError, MismatchError, NotFiniteError, UsageError
 from weyl.proof._state import state_of
 from weyl.report import printable
 
@@ -124,19 +123,22 @@ def encoded(like: Checkpoint, state: Mapping[str, Tensor], note: str) -> bytes:
         What to write.
     note : str
         What made it, kept in the header.
-    """
-    from safetensors.torch import save
 
-    tensors = {n: state[n].detach().to("cpu", t, copy=True).contiguous() for n, t in like.dtypes.items()}
-    told = {"weyl": json.dumps({"note": note, "version": __version__}, sort_keys=True)}
-    content = save(tensors, metadata={**like.metadata, **told})
-    # The library writes several keys in an order of chance.
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))
+    Raises
+    ------
+    MismatchError
+        If a tensor does not fit the type of the file, naming it.
+    """
+    tensors = {n: state[n].detach().to("cpu", t, copy=True) for n, t in like.dtypes.items()}
+    for name, tensor in tensors.items():
+        # Infinities that were given, such as those of masks, are no overflow.
+        if not _finite(tensor) and _finite(like.state[name]):
+            short = str(tensor.dtype).removeprefix("torch.")
+            raise MismatchError(
+                f"{one_line(name, 80)} would hold NaN or Inf in {short}, the type that {like.name} has it in: what it"
+                " is multiplied by leaves that range; give --kinds permute,sign, or a file of a wider type"
+            )
+    return weights_as_bytes(tensors, note=note, metadata=like.metadata)
 
 
 def refuse_output(path: Path, inputs: tuple[Path, ...], *, force: bool) -> None:
@@ -177,10 +179,17 @@ def _metadata(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
+def _finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    # Types of one byte know no isfinite.
+    return bool((tensor.float() if tensor.element_size() < 2 else tensor).isfinite().all())
+
+
 def _check_finite(found: Found, checkpoint: Checkpoint) -> None:
     for name in found.structure.axes:
         tensor = checkpoint.state.get(name)
-        if tensor is not None and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor is not None and not _finite(tensor):
             raise NotFiniteError(
                 f"{checkpoint.name}: {one_line(name, 80)} holds NaN or Inf, so that nothing can be matched or merged;"
                 " give weights that are finite"

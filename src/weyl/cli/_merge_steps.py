@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ __all__ = [
     "State",
     "Task",
     "alignment_of",
+    "as_written",
     "data_of",
     "exit_code",
     "head",
@@ -178,9 +180,14 @@ def repaired(
     }
 
 
+def as_written(state: State, like: Checkpoint) -> dict[str, Tensor]:
+    """A state in the types of a file."""
+    return {name: tensor.to(like.dtypes.get(name, tensor.dtype)) for name, tensor in state.items()}
+
+
 def rounded(state: State, like: Checkpoint) -> dict[str, Tensor]:
     """A state as it is once it was written with the types of a file."""
-    return {name: tensor.to(like.dtypes.get(name, tensor.dtype)).to(tensor.dtype) for name, tensor in state.items()}
+    return {name: tensor.to(state[name].dtype) for name, tensor in as_written(state, like).items()}
 
 
 def alignment_of(found: Found, a: State, b: State, moved: State, match: Match) -> dict[str, Any]:
@@ -196,10 +203,16 @@ def alignment_of(found: Found, a: State, b: State, moved: State, match: Match) -
 def remarks(name: str, preserved: Preserved) -> list[str]:
     """What a reader must know of a file that was moved."""
     notes = []
-    if preserved.verdict == "fails":
+    if preserved.verdict == "fails" and preserved.difference <= preserved.tolerance:
         notes.append(
-            f"{name}, moved, does not compute what it computed: an output differs by {preserved.difference:.1e} of the"
-            f" largest, where {preserved.tolerance:.1e} is allowed"
+            f"{name}, moved and written in its types, does not compute what it computed: {_off(preserved.written)},"
+            f" where {preserved.written_tolerance:.1e} is allowed; give --kinds permute,sign, which round nothing, or a"
+            " file of a wider type"
+        )
+    elif preserved.verdict == "fails":
+        notes.append(
+            f"{name}, moved, does not compute what it computed: {_off(preserved.difference)}, where"
+            f" {preserved.tolerance:.1e} is allowed"
         )
     if preserved.verdict == "inconclusive":
         notes.append(
@@ -207,6 +220,12 @@ def remarks(name: str, preserved: Preserved) -> list[str]:
             " unseen"
         )
     return notes
+
+
+def _off(difference: float) -> str:
+    if math.isnan(difference):
+        return "an output is NaN or Inf"
+    return f"an output differs by {difference:.1e} of the largest"
 
 
 def exit_code(preserved: Sequence[Preserved], settled: bool) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from weyl.cli._merge_steps import (
     State,
     Task,
     alignment_of,
+    as_written,
     data_of,
     exit_code,
     head,
@@ -34,6 +34,7 @@ from weyl.cli._merge_steps import (
 from weyl.cli._work import Found, Say
 from weyl.data import Data
 from weyl.matching import Match
+from weyl.matching._frames import distance
 from weyl.merging import evaluator
 from weyl.merging._interpolate import check_weights
 
@@ -120,9 +121,9 @@ def align_of(task: Task, say: Say) -> Aligned:
     match = matched(task, found, files, training(task, found, say), say)
     # In double precision, so that what is written is rounded once.
     moved = weyl.act(match.element, found.structure, in_precision(b.state, torch.float64))
-    say("checking that the function is the same")
-    preserved = compare_outputs(found, b.state, match.element, rounded(moved, b), task.source.seed)
     content = encoded(b, moved, f"weyl align {found.loaded.name}")
+    say("checking that the function is the same")
+    preserved = compare_outputs(found, b.state, match.element, as_written(moved, b), task.source.seed)
     told = alignment_of(found, a.state, b.state, moved, match)
     notes = (*notes, *([] if match.coordinate_optimal else [CUT_OFF]), *remarks(b.name, preserved))
     return Aligned(found, files, match, told, preserved, content, notes)
@@ -161,7 +162,7 @@ def merge_of(task: Task, say: Say) -> Merged:
     if data is not None and data.test is None:
         notes = (*notes, f"{data.name} has no held-out part, so that the networks are not judged")
     distances = [
-        (_distance(found, states[0], file.state), _distance(found, states[0], state))
+        (distance(found.structure, states[0], file.state), distance(found.structure, states[0], state))
         for file, state in zip(files[1:], states[1:], strict=True)
     ]
     content = encoded(files[0], merged, f"weyl merge {found.loaded.name}")
@@ -185,11 +186,3 @@ def _judged(
         results.append((title, judge(state).means))
     return tuple(results)
 
-
-def _distance(found: Found, a: State, b: State) -> float:
-    gaps = [
-        (a[name].double() - b[name].double()).square().sum()
-        for name in found.structure.axes
-        if a[name].is_floating_point()
-    ]
-    return math.sqrt(float(sum(gaps)))

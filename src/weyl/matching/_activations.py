@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from torch.utils._pytree import tree_map
 from weyl.actions._state import check_state
 from weyl.errors import InputError, NotFiniteError, UsageError
 from weyl.groups import GaugeKind
+from weyl.matching._batches import check_model, read_batches, undisturbed
 from weyl.matching._taps import Key, Tap, Value
 from weyl.proof._state import call
 from weyl.structure import Axis, Structure, spaces_of
@@ -138,18 +138,17 @@ def cross_moments(
     first, second = _Side(structure, a), _Side(structure, b)
     crossed = _Crossed(structure, first, second)
     done = 0
-    with _evaluating(model), torch.no_grad():
-        for batch in data:
+    check_model(model)
+    with undisturbed(model, first.place):
+        for batch in read_batches(data, first.place):
             for side, take in ((first, crossed.keep), (second, crossed.pair)):
-                args, kwargs = _arguments(batch, side.place)
+                moved = tree_map(lambda leaf, side=side: _placed(leaf, side.place), (batch.args, dict(batch.kwargs)))
                 with side.tap(take):
-                    call(model, side.state, args, kwargs)
+                    call(model, side.state, *moved)
             crossed.close_batch()
             done += 1
             if progress is not None:
                 progress(done)
-    if not done:
-        raise UsageError("data has no batches: pass a list or a data loader, not an iterator that was read before")
     return crossed.result(kind == "correlation")
 
 
@@ -359,33 +358,8 @@ def _differ(how: str) -> InputError:
     )
 
 
-def _arguments(batch: Any, place: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of the model in a batch: inputs alone, inputs and others, or a mapping of keyword arguments."""
-
-    def moved(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return leaf.to(place) if leaf.is_floating_point() else leaf.to(place.device)
-
-    if isinstance(batch, Mapping):
-        return (), {str(key): tree_map(moved, value) for key, value in batch.items()}
-    if isinstance(batch, (tuple, list)) and batch:
-        batch = batch[0]
-    if not isinstance(batch, Tensor):
-        raise UsageError(
-            f"a batch must be a tensor, a tuple or list that begins with one, or a mapping of keyword arguments; "
-            f"got {type(batch).__name__}"
-        )
-    return (moved(batch),), {}
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and every module's own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+def _placed(leaf: Any, place: Tensor) -> Any:
+    """Where, and in which precision, the other network runs."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return leaf.to(place.device, place.dtype if leaf.is_floating_point() else leaf.dtype)

@@ -147,6 +147,7 @@ def ascend(
                 stale |= {near for near in _affected(problem, name) if problem.units[near].moves}
         for gauge in signs:
             made = flip_everywhere(problem, gauge)
+            done.gained += bool(made)
             gains += _record(record, made)
             if made:
                 stale |= {n for t, _ in problem.odd[gauge] for n in problem.terms[t].axes if n in problem.units}

@@ -11,7 +11,7 @@ from torch import Tensor
 from weyl._memory import tensor_identity
 from weyl.actions import act, check_state
 from weyl.canonical import normal_gauge
-from weyl.errors import MismatchError, NotFiniteError
+from weyl.errors import MismatchError, NotFiniteError, StructureError
 from weyl.groups import Element, GaugeKind
 from weyl.matching._build import centred
 from weyl.structure import Structure
@@ -22,9 +22,14 @@ State = Mapping[str, Tensor]
 
 # Names of a difference that an error shows.
 SHOWN = 5
-# Largest difference of copies, relative to the largest entry of a tensor, in units of rounding of the states' dtype:
+# Largest difference of copies, relative to the entries of a tensor, in units of rounding of the states' dtype:
 # where units only trade places and change signs, and where numbers are also multiplied or added.
-MOVED, MIXED = 4, 256
+MOVED, MIXED = 2, 16
+# Entries that are so many times the median count as so large; tensors that are so much smaller than the largest count
+# as of that size.
+FAR, SMALL = 8.0, 1e-3
+# Of batches during training, which nothing is computed from.
+COUNTER = "num_batches_tracked"
 # Normal gauges are found by iteration, and not more exactly than so.
 GAUGED = 1e-9
 SINGLE = torch.finfo(torch.float32).eps
@@ -41,9 +46,13 @@ class Frames:
         As they are given.
     kinds : frozenset of str
         Moves that may be used.
+    shifts : bool
+        Whether biases of sines are reduced: two that are near each other may then become half a turn apart.
     """
 
-    def __init__(self, structure: Structure, states: Sequence[State], kinds: frozenset[str]) -> None:
+    def __init__(
+        self, structure: Structure, states: Sequence[State], kinds: frozenset[str], *, shifts: bool = True
+    ) -> None:
         self._structure = structure
         self._given = [{name: state[name].detach() for name in structure.axes} for state in states]
         self.continuous = any(
@@ -59,7 +68,7 @@ class Frames:
                 self.states.append(known)
                 continue
             exact = in_double(known)
-            element = normal_gauge(structure, centred(structure, exact), kinds)
+            element = normal_gauge(structure, centred(structure, exact), kinds, shifts=shifts)
             self.elements.append(element)
             self.states.append(act(element, structure, exact))
 
@@ -96,22 +105,39 @@ class Frames:
         return self.outside(element)
 
     def equal(self, a: State, b: State) -> bool:
-        """Whether two states in the normal gauge agree up to the rounding of what they were made from."""
-        largest = max((float(t.abs().max()) for t in a.values() if t.is_floating_point() and t.numel()), default=0.0)
+        """Whether two states in the normal gauge agree up to the rounding of what they were made from.
+
+        Entry by entry, relative to the entry and to the root mean square of its tensor but the largest entries; what is
+        not floating must be the same.
+        """
         rounds = self.continuous or bool(self._structure.absorptions)
         allowed, least = (MIXED if rounds else MOVED), (GAUGED if self.continuous else 0.0)
+        sizes = {name: _typical(a[name]) for name in self._structure.axes if a[name].is_floating_point()}
+        usual = max(sizes.values(), default=0.0)
+        summed = {absorption.bias for several in self._structure.absorptions.values() for absorption in several}
         for name in self._structure.axes:
-            if not a[name].is_floating_point():
+            left, right = a[name], b[name].to(a[name].device)
+            if name not in sizes:
+                if not (torch.equal(left, right) or name.endswith(COUNTER)):
+                    return False
                 continue
             # Half precision is no excuse: places and signs leave no rounding in it, and its steps are as large as
             # those of training.
             eps = min(SINGLE, max(torch.finfo(d[name]).eps for d in self._dtypes if d[name].is_floating_point))
-            left, right = a[name].double(), b[name].to(a[name].device).double()
+            left, right = left.double(), right.double()
             # What should be zero is zero up to the rounding of what was added up to it.
-            size = (float(left.abs().max()) or largest) if left.numel() else 0.0
-            if left.numel() and float((left - right).abs().max()) > max(allowed * eps, least) * size:
+            bound = left.abs() + max(sizes[name], usual if name in summed else SMALL * usual)
+            if bool(((left - right).abs() > max(allowed * eps, least) * bound).any()):
                 return False
         return True
+
+
+def _typical(tensor: Tensor) -> float:
+    """Root of the mean square of a tensor without its largest entries: one bias may be far larger than all others."""
+    sizes = tensor.detach().double().abs().flatten()
+    if sizes.numel() > 2:
+        sizes = sizes.clamp(max=FAR * float(sizes.median()) or float(sizes.max()))
+    return float(sizes.square().mean().sqrt()) if sizes.numel() else 0.0
 
 
 def in_double(state: State) -> dict[str, Tensor]:
@@ -157,8 +183,26 @@ def check_pair(structure: Structure, a: State, b: State) -> None:
     for which, state in (("first", a), ("second", b)):
         for name in structure.axes:
             tensor = state[name]
+            _check_kind(name, which, tensor)
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise NotFiniteError(f"{name!r} of the {which} state has NaN or infinite entries: nothing is matched")
+
+
+def _check_kind(name: str, which: str, tensor: Tensor) -> None:
+    """Refuse a tensor in whose numbers nothing can be measured."""
+    what, remedy = "", ""
+    if tensor.is_meta:
+        what, remedy = "is on the meta device and has no numbers", "load its weights"
+    elif tensor.layout != torch.strided:
+        what, remedy = "is sparse", "use .to_dense()"
+    elif tensor.is_quantized:
+        what, remedy = "is quantised", "use .dequantize()"
+    elif tensor.is_complex():
+        what, remedy = "has complex numbers", "store its real and imaginary parts, torch.view_as_real"
+    elif tensor.is_floating_point() and tensor.itemsize < 2:
+        what, remedy = f"has {str(tensor.dtype).removeprefix('torch.')} numbers", "use .float()"
+    if what:
+        raise StructureError(f"{name!r} of the {which} state {what}: {remedy}")
 
 
 def _missing(structure: Structure, which: str, state: State) -> list[str]:

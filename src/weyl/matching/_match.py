@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from weyl.actions import act
+from weyl.actions import act, check_seed
 from weyl.canonical import restricted
 from weyl.errors import UsageError
-from weyl.groups import Element
+from weyl.groups import Element, GaugeKind
 from weyl.matching._activations import Activation, cross_moments
 from weyl.matching._build import build, centred, moment_terms
 from weyl.matching._descent import Ascent, Record, ascend, unfinished
@@ -22,7 +22,7 @@ from weyl.matching._problem import Problem
 from weyl.matching._recognise import pair_units, propagate
 from weyl.structure import Structure
 
-__all__ = ["Match", "match"]
+__all__ = ["Job", "Match", "checked_options", "match", "norm", "search"]
 
 State = Mapping[str, Tensor]
 Progress = Callable[[str], None]
@@ -53,7 +53,8 @@ class Match:
     distance, distance_before : float
         Euclidean distance of a from b, aligned and as it was, over all floating tensors of the structure.
     coordinate_optimal : bool
-        Whether no space alone can be moved to gain anything.
+        Whether no space alone can be moved to gain anything; for a space that stands twice in one tensor (a
+        recurrence), not by its linearised step.
     exact : bool
         Whether b, moved, is a up to the rounding of float32 or float64: the two are one network in other coordinates.
         Copies in half precision that were also scaled or mixed are farther apart than that, and not exact.
@@ -77,10 +78,15 @@ class Match:
     def certificate(self) -> Mapping[str, float]:
         """By space, what one more exact step would gain, as a share of the objective's bound |a'| |b'|.
 
-        Computed when first asked for, from Grams made anew in the precision of the states: 0 throughout says that
-        the match is a coordinate optimum.
+        Computed when first asked for, from Grams made anew in the precision of the states, which must still be what
+        they were: 0 throughout says that the match is a coordinate optimum.
         """
         return dict(self._certify())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling: with the certificate, without the states that it is computed from."""
+        known = self.certificate
+        return {**self.__dict__, "certificate": known, "_certify": dict}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready summary; the element itself is left out."""
@@ -123,7 +129,8 @@ def match(
     coordinate ascent on :math:`\langle a', g b' \rangle`: every step is the optimum for one space while all others
     stay, a linear assignment for permutations (on :math:`\sum |\cdot|` with signs), orthogonal Procrustes for
     rotations, the inner problem for every pair of outer units and then an assignment for wreath products. Scales and
-    linear gauges are first brought to their normal gauge on both sides.
+    linear gauges are first brought to their normal gauge on both sides; where the scales that make them agree lead away
+    from a, since a unit has next to nothing on one side, the search is made without them.
 
     Parameters
     ----------
@@ -159,11 +166,12 @@ def match(
     Raises
     ------
     MismatchError
-        If the states do not have the same names and shapes as each other.
+        If a state lacks a tensor of the structure.
     NotFiniteError
         If a state has NaN or infinity: it never enters an assignment.
     StructureError
-        If the states are not those of the structure's model.
+        If the states are not those of the structure's model, or have numbers that are not compared: complex, sparse,
+        quantised, on the meta device.
     UsageError
         If an option is not one of those above.
 
@@ -184,11 +192,37 @@ def match(
     (True, 0)
     """
     moves = checked_options(costs, kinds, restarts, start)
+    check_seed(seed)
+    if isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
+        raise UsageError(f"sweeps must be a positive integer, got {sweeps!r}")
     check_pair(structure, a, b)
-    job = _Job(structure, a, b, moves, progress or (lambda text: None))
+    say = progress or (lambda text: None)
+    first = start if isinstance(start, Element) else None
+    # Whatever a start does, its scales and matrices too, is done to b, and the search goes on from there.
+    b_there = b if first is None else act(first, structure, b)
+    found = search(Job(structure, a, b_there, moves, say), costs, model, data, (restarts, seed, start, sweeps))
+    if not found.exact and found.distance > found.distance_before and "scale" in found.element.moves:
+        # Some unit has one side next to nothing: its scale is no matter of nearness.
+        say("scales lead away: searching without them")
+        job = Job(structure, a, b_there, moves - {"scale"}, say)
+        without = search(job, costs, model, data, (restarts, seed, start, sweeps))
+        found = without if without.distance < found.distance else found
+    if first is None:
+        return found
+    return replace(found, element=found.element @ first, distance_before=distance(structure, a, b))
+
+
+def search(
+    job: Job,
+    costs: str,
+    model: nn.Module | None,
+    data: Iterable[Any] | None,
+    how: tuple[int, int, Element | str | None, int],
+) -> Match:
+    """Measure what costs ask for, and run."""
     if costs != "weights":
         job.measure(costs, model, data)
-    return job.run(restarts, seed, start, sweeps)
+    return job.run(*how)
 
 
 def checked_options(costs: str, kinds: Iterable[str] | None, restarts: int, start: object) -> frozenset[str]:
@@ -200,13 +234,15 @@ def checked_options(costs: str, kinds: Iterable[str] | None, restarts: int, star
         raise UsageError(f"start must be an Element, 'identity' or 'invariants', got {start!r}")
     if kinds is None:
         return frozenset(KINDS)
+    if not isinstance(kinds, (str, Iterable)):
+        raise UsageError(f"kinds must be names of moves, some of {', '.join(KINDS)}, got {kinds!r}")
     given = frozenset([kinds] if isinstance(kinds, str) else kinds)
     if not given <= set(KINDS):
         raise UsageError(f"kinds has {sorted(given - set(KINDS))[0]!r}; known: {', '.join(KINDS)}")
     return given
 
 
-class _Job:
+class Job:
     """Two states in their normal gauges, and the search for the element between them."""
 
     def __init__(self, structure: Structure, a: State, b: State, kinds: frozenset[str], say: Progress) -> None:
@@ -229,27 +265,35 @@ class _Job:
 
     def run(self, restarts: int, seed: int, start: Element | str | None, sweeps: int) -> Match:
         """The best of some ascents, or at once the element of a copy that is recognised."""
-        first = self._identity() if start in (None, "identity") else None
-        if isinstance(start, Element):
-            first = self._frame.permutations_and_signs(start)
+        first = self._identity() if isinstance(start, Element) or start in (None, "identity") else None
         if start in (None, "invariants"):
             self._say("comparing invariants")
             guess = self._recognised()
             if self._exactly(guess):
-                return self._result(guess, None, None)
+                return self._result(guess, None)
+            if self._shifted():
+                guess = self._frame.permutations_and_signs(guess)
             better = first is None or self._value(guess) > self._value(first)
             first = guess if better else first
         assert first is not None
-        best: tuple[float, Element, Ascent, Problem] | None = None
+        best: tuple[float, Element, Ascent] | None = None
         for number in range(restarts):
             origin = first if number == 0 else self._random(seed + number)
             problem = self._problem(origin)
             record = Record(self._structure)
             done = ascend(problem, record, seed=seed + number, sweeps=sweeps, progress=self._say)
             if best is None or done.history[-1] > best[0]:
-                best = (done.history[-1], record.element @ origin, done, problem)
+                best = (done.history[-1], record.element @ origin, done)
         assert best is not None
-        return self._result(best[1], best[2], best[3])
+        return self._result(best[1], best[2])
+
+    def _shifted(self) -> bool:
+        """Go on in frames in which biases of sines stay where they are: near ones must not be torn apart."""
+        if "translate" not in self._kinds or not any(g.kind is GaugeKind.SHIFT for g in self._structure.gauges):
+            return False
+        self._frame = Frames(self._structure, self._given, self._kinds, shifts=False)
+        self._a, self._b = self._frame.states
+        return True
 
     def _identity(self) -> Element:
         group = self._structure.group
@@ -288,16 +332,11 @@ class _Job:
     def _exactly(self, element: Element) -> bool:
         return self._frame.equal(self._a, act(element, self._structure, self._b))
 
-    def _result(self, element: Element, done: Ascent | None, problem: Problem | None) -> Match:
+    def _result(self, element: Element, done: Ascent | None) -> Match:
         structure, (a, b) = self._structure, self._given
         exact = self._exactly(element)
         total = self._frame.plainest(element) if exact else self._frame.outside(element)
         aligned = act(total, structure, b)
-
-        def certify() -> Mapping[str, float]:
-            fresh = self._problem(element)
-            bound = norm(self._a) * norm(self._b) or 1.0
-            return {name: gain / bound for name, gain in unfinished(fresh).items()}
 
         objective = done.history[-1] if done else self._value(element)
         return Match(
@@ -311,8 +350,13 @@ class _Job:
             done.sweeps if done else 0,
             done.steps if done else 0,
             done.gained if done else 0,
-            certify,
+            partial(self._unfinished, element),
         )
+
+    def _unfinished(self, element: Element) -> dict[str, float]:
+        """What one more step on every space would gain."""
+        bound = norm(self._a) * norm(self._b) or 1.0
+        return {name: gain / bound for name, gain in unfinished(self._problem(element)).items()}
 
 
 def norm(state: State) -> float:

@@ -298,12 +298,14 @@ def pair_terms(
     terms: list[Term] = []
     origins: list[tuple[str, tuple[Block, ...]]] = []
     acted = structure.weights_by_tensor
-    seen = set()
+    seen: dict[object, str] = {}
     for name, axes in structure.axes.items():
-        identity = (tensor_identity(a[name]), tensor_identity(b[name]))
-        if identity in seen or not a[name].is_floating_point() or not a[name].numel():
+        if not a[name].is_floating_point() or not a[name].numel():
             continue
-        seen.add(identity)
+        # A file may hold copies of what is one tensor in the other state.
+        first = seen.setdefault((*tensor_identity(a[name]), axes), name)
+        if first != name and (tensor_identity(b[first]) == tensor_identity(b[name]) or torch.equal(b[first], b[name])):
+            continue
         cut = list(combinations(axes))
         if name not in acted and not any(space for blocks in cut for b_ in blocks for space, _, _ in b_.factors):
             continue

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from weyl.actions import act
+from weyl.actions import act, check_seed
 from weyl.errors import UsageError
 from weyl.groups import Element
 from weyl.matching._activations import Activation, cross_moments
 from weyl.matching._build import build, centred, moment_terms
 from weyl.matching._descent import Record, ascend
 from weyl.matching._frames import Frames, check_pair
-from weyl.matching._match import DOMINANT, SWEEPS, checked_options, match, norm
+from weyl.matching._match import DOMINANT, SWEEPS, Job, checked_options, norm, search
 from weyl.matching._problem import Problem
 from weyl.matching._terms import Term
 from weyl.structure import Structure
@@ -122,6 +122,7 @@ def universe(
     if len(states) < 2:
         raise UsageError(f"a universe needs at least two states, got {len(states)}")
     moves = checked_options(costs, kinds, 1, None)
+    check_seed(seed)
     for state in states[1:]:
         check_pair(structure, states[0], state)
     say = progress or (lambda text: None)
@@ -133,7 +134,7 @@ class _Universe:
         self, structure: Structure, states: Sequence[State], kinds: frozenset[str], say: Callable[[str], None]
     ) -> None:
         self._structure, self._given, self._kinds, self._say = structure, states, kinds, say
-        self._frames = Frames(structure, states, kinds)
+        self._frames = Frames(structure, states, kinds, shifts=False)
         self._states = self._frames.states
         self._moments: dict[tuple[int, int], tuple[Activation, ...]] = {}
         self._factor = 0.0
@@ -170,24 +171,17 @@ class _Universe:
         elements = [Element(group.spaces, group.identity(), group.gauges)]
         for k in range(1, len(self._given)):
             self._say(f"aligning state {k + 1} of {len(self._given)} with the first")
-            found = match(
-                self._structure,
-                self._given[0],
-                self._given[k],
-                costs=costs,
-                model=model,
-                data=data,
-                kinds=self._kinds,
-                seed=seed,
-            )
+            job = Job(self._structure, self._given[0], self._given[k], self._kinds, self._say)
+            found = search(job, costs, model, data, (1, seed, None, SWEEPS))
             elements.append(self._frames.inside(found.element, 0, k))
         return elements
 
     def _measure(self, costs: str, model: nn.Module, data: Iterable[Any]) -> None:
         for i in range(len(self._states)):
-            for j in range(len(self._states)):
-                if i != j:
-                    self._moments[i, j] = cross_moments(self._structure, model, self._states[i], self._states[j], data)
+            for j in range(i):
+                found = cross_moments(self._structure, model, self._states[i], self._states[j], data)
+                self._moments[i, j] = found
+                self._moments[j, i] = tuple(replace(one, moments=one.moments.mT) for one in found)
         features = sum(moments.axis.size for moments in self._moments[0, 1])
         size = math.prod(norm(state) for state in self._states[:2])
         self._factor = size / max(features, 1) * (DOMINANT if costs == "activations" else 1.0)

@@ -18,7 +18,7 @@ from weyl.errors import UsageError
 from weyl.merging._evaluator import LOSS, Evaluation
 from weyl.merging._interpolate import State, check_alike, interpolate
 
-__all__ = ["Barrier", "barrier"]
+__all__ = ["Barrier", "barrier", "resampled"]
 
 Curve = Float64[np.ndarray, "points"]
 # Resamples of an interval.
@@ -208,21 +208,47 @@ def _numbers(found: Any) -> dict[str, float]:
 def _interval(at: Sequence[float], found: Sequence[Any], confidence: float, seed: int) -> tuple[float, float] | None:
     """Percentiles of the height over resamples of the batches."""
     known = [one for one in found if isinstance(one, Evaluation)]
-    if len(known) < len(found) or len(known[0].sizes) < 2:
+    curves = resampled(known, seed) if len(known) == len(found) else None
+    if curves is None:
         return None
-    for one, two in pairwise(known):
-        if not np.array_equal(one.sizes, two.sizes):
-            raise UsageError("the batches differ from point to point: give data that gives the same ones each time")
-    batches = np.stack([one.batches[LOSS] for one in known])
-    count = batches.shape[1]
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1.0 / count), size=RESAMPLES)
-    weights = drawn * known[0].sizes
-    curves = weights @ batches.T / weights.sum(1, keepdims=True)
     t = np.array(at)
     heights = (curves - ((1.0 - t) * curves[:, :1] + t * curves[:, -1:])).max(1)
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(heights, [tail, 1.0 - tail])
     return float(max(low, 0.0)), float(high)
+
+
+def resampled(found: Sequence[Evaluation], seed: int) -> Float64[np.ndarray, "resamples points"] | None:
+    """Mean losses under resampling of the batches, the same ones at every point.
+
+    Parameters
+    ----------
+    found : sequence of Evaluation
+        One for every point.
+    seed : int
+        Of the resampling.
+
+    Returns
+    -------
+    float64 array, shape (resamples, points), or None
+        None if there are not two batches.
+
+    Raises
+    ------
+    UsageError
+        If the batches differ from point to point.
+    """
+    for one, two in pairwise(found):
+        if not np.array_equal(one.sizes, two.sizes):
+            raise UsageError("the batches differ from point to point: give data that gives the same ones each time")
+    sizes = found[0].sizes
+    if len(sizes) < 2:
+        return None
+    losses = np.stack([one.batches[LOSS] for one in found])
+    drawn = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1.0 / len(sizes)), size=RESAMPLES)
+    weights = drawn * sizes
+    means: Float64[np.ndarray, "resamples points"] = weights @ losses.T / weights.sum(1, keepdims=True)
+    return means
 
 
 def _plain(value: float) -> float | None:

@@ -12,9 +12,9 @@ from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
 from weyl.errors import UsageError
-from weyl.merging._batches import Batch, Network, check_data, check_model, read_batches, undisturbed
+from weyl.matching._batches import Batch, Network, check_data, check_model, read_batches, undisturbed
 
-__all__ = ["Evaluation", "evaluator"]
+__all__ = ["Evaluation", "evaluator", "judged"]
 
 Judge = Callable[..., Any]
 LOSS = "loss"
@@ -115,7 +115,7 @@ def evaluator(
         sizes = []
         with undisturbed(model, network.place):
             for batch in read_batches(data, network.place):
-                for name, value in _judged(network(batch), batch, loss, metrics).items():
+                for name, value in judged(network(batch), batch, loss, metrics).items():
                     values.setdefault(name, []).append(value)
                 sizes.append(batch.size)
         batches = {name: np.array([float(v) for v in several]) for name, several in values.items()}
@@ -127,8 +127,28 @@ def evaluator(
     return evaluate
 
 
-def _judged(outputs: Any, batch: Batch, loss: Judge | None, metrics: Mapping[str, Judge] | None) -> dict[str, Any]:
-    """Loss and metrics of one batch."""
+def judged(outputs: Any, batch: Batch, loss: Judge | None, metrics: Mapping[str, Judge] | None) -> dict[str, Any]:
+    """Loss and metrics of one batch.
+
+    Parameters
+    ----------
+    outputs
+        What the network made of it.
+    batch : Batch
+        With its targets.
+    loss, metrics
+        As for `evaluator`.
+
+    Returns
+    -------
+    dict of str to number or tensor
+        ``"loss"``, and the metrics.
+
+    Raises
+    ------
+    UsageError
+        If a loss is needed.
+    """
     found: dict[str, Any] = {}
     if loss is not None:
         found[LOSS] = loss(outputs, *batch.targets)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from weyl.actions import act
 from weyl.actions._state import check_seed, check_state
 from weyl.errors import UsageError
-from weyl.merging._batches import check_data, check_model
+from weyl.matching._batches import check_data, check_model
 from weyl.merging._interpolate import State, average, check_alike, check_weights, slerp
 from weyl.merging._repair import repair as repaired
 from weyl.merging._repair import reset_batch_norm

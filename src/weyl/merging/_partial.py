@@ -17,8 +17,8 @@ from weyl.actions import act
 from weyl.actions._state import check_floating, check_state, check_structure
 from weyl.errors import StructureError, UsageError
 from weyl.groups import Element
+from weyl.matching._batches import Network, check_data, check_model, read_batches, undisturbed
 from weyl.matching._match import match
-from weyl.merging._batches import Network, check_data, check_model, read_batches, undisturbed
 from weyl.merging._similarity import similarities
 from weyl.merging._widen import Plan, Roles, widened
 from weyl.structure import Structure

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from weyl._memory import tensor_identity
 from weyl.errors import NotFiniteError, UsageError
-from weyl.merging._batches import Network, read_batches, undisturbed
+from weyl.matching._batches import Network, read_batches, undisturbed
 from weyl.merging._interpolate import State
 from weyl.merging._moments import Hook, Moments, Vector, entering, leaving
 from weyl.structure import Structure, Units

@@ -18,10 +18,9 @@ from weyl.actions import act
 from weyl.actions._state import check_floating, check_seed, check_state, check_structure
 from weyl.errors import NotFiniteError, UsageError
 from weyl.groups import Element
+from weyl.matching._batches import Batch, Network, check_data, check_model, read_batches, undisturbed
 from weyl.matching._match import match
-from weyl.merging._batches import Batch, Network, check_data, check_model, read_batches, undisturbed
-from weyl.merging._evaluator import _judged as judged
-from weyl.merging._evaluator import evaluator
+from weyl.merging._evaluator import evaluator, judged
 from weyl.merging._interpolate import average
 from weyl.merging._passes import normalisations
 from weyl.merging._repair import reset_batch_norm
@@ -173,7 +172,7 @@ def refine(
     search = _Search(structure, dict(a), state, model, loss)
     history = []
     with undisturbed(model, search.place):
-        torch.manual_seed(seed)
+        _seed(search.place, seed)
         search.compare_on(data)
         batches = islice(_again(data, search.place), steps)
         for value in search.walk(element, batches, rate, nearest):
@@ -278,6 +277,14 @@ def _differentiable(model: nn.Module) -> AbstractContextManager[Any]:
 def _nearest(structure: Structure, latent: State, b: State, start: Element, **options: Any) -> Element:
     """Where b is nearest to latent weights, from where it is."""
     return match(structure, latent, b, start=start, **options).element
+
+
+def _seed(place: Tensor, seed: int) -> None:
+    """Seed the generators that are put back afterwards: torch.manual_seed would reach those of every device."""
+    torch.default_generator.manual_seed(seed)
+    if place.device.type == "cuda":
+        with torch.cuda.device(place.device):
+            torch.cuda.manual_seed(seed)
 
 
 def _again(data: Iterable[Any], place: Tensor) -> Iterator[Batch]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from weyl.actions._state import check_state
 from weyl.errors import UsageError
-from weyl.merging._batches import check_data, check_model
+from weyl.matching._batches import check_data, check_model
 from weyl.merging._interpolate import State, check_alike, check_weights
 from weyl.merging._moments import Moments, Vector
 from weyl.merging._passes import Goal, Layer, Passed, normalisations, repairable, run
@@ -121,13 +121,18 @@ def repair(
     bias only the standard deviation can be brought back. The first correction is estimated in one pass in which every
     layer is normalised batch by batch, so that later ones see corrected inputs. Then the network as it is is measured,
     and layers that are off by more than ``tolerance`` (and by more than a few roundings) are corrected again, one after
-    another, with a pass for each. Larger batches need fewer of them. A merge that is within tolerance already is not
-    changed.
+    another, with a pass for each. Larger batches need fewer of them. Where all layers of a merge are within tolerance, no
+    weight and no bias is changed.
 
     Corrected are `torch.nn.Linear` and `torch.nn.Conv1d` to ``Conv3d`` whose outputs are the units of one space, and
     which are called once, as modules, with a weight and a bias of their own. Layers directly before a batch
-    normalisation are left to it; batch normalisations are estimated anew first, as by `reset_batch_norm`. Outputs of
-    the network, heads of attention, grouped units and shared weights are left alone.
+    normalisation are left to it. Outputs of the network, heads of attention, grouped units and shared weights are left
+    alone.
+
+    Before all that, whatever the tolerance, running statistics of all batch normalisations are estimated anew, as by
+    `reset_batch_norm`. So even a merge of a network with itself is another function wherever its running averages are
+    not the statistics of ``data``: because training was cut short, or because they lag behind the last steps. The
+    goals of other layers are those of the parents with their running averages as they are.
 
     Parameters
     ----------

@@ -165,7 +165,7 @@ def render_barrier(found: Between, *, numbers: str = "") -> str:
     from markupsafe import Markup
 
     from weyl.report._barrier_figures import curves
-    from weyl.report._html import _environment as environment
+    from weyl.report._html import environment
 
     # The figures escape what they show; only their own markup may pass.
     losses = Markup(curves(found.lines, "loss"))
@@ -201,7 +201,7 @@ def _facts(found: Between) -> list[tuple[str, str]]:
     done = found.alignment
     if done is None:
         return []
-    how = "B is A in other coordinates, up to rounding" if done["exact"] else "no copy of A"
+    how = "A in other coordinates, up to rounding" if done["exact"] else "no copy of A, or none that was recognised"
     optimum = "reached" if done["coordinate_optimal"] else "not reached: the search was cut off"
     return [
         ("group", printable(done["group"])),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from weyl.groups import Order
 
-__all__ = ["render_collapse", "render_demo", "render_inspection"]
+__all__ = ["environment", "render_collapse", "render_demo", "render_inspection"]
 
 MANY = 20  # spaces; above this, those of equal layers share a row
 
@@ -44,7 +44,7 @@ def render_inspection(inspection: Inspection, *, exact: bool = False, numbers: s
     """
     order = inspection.structure.group.order
     digits = order.digits() if exact else ""
-    template = _environment().get_template("inspection.html")
+    template = environment().get_template("inspection.html")
     return template.render(it=inspection, digits=digits, numbers=numbers)
 
 
@@ -63,7 +63,7 @@ def render_demo(demo: Demo, *, numbers: str = "") -> str:
     str
         HTML.
     """
-    return _environment().get_template("demo.html").render(demo=demo, numbers=numbers, caution=CAUTION)
+    return environment().get_template("demo.html").render(demo=demo, numbers=numbers, caution=CAUTION)
 
 
 def render_collapse(measured: Measured, *, numbers: str = "") -> str:
@@ -81,11 +81,12 @@ def render_collapse(measured: Measured, *, numbers: str = "") -> str:
     str
         HTML.
     """
-    return _environment().get_template("collapse.html").render(it=measured, numbers=numbers)
+    return environment().get_template("collapse.html").render(it=measured, numbers=numbers)
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of this package, with all that they use; made once."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -94,7 +95,7 @@ def _environment() -> Environment:
     def shown(value: Any) -> Any:
         return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-    environment = Environment(
+    made = Environment(
         loader=PackageLoader("weyl.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -102,7 +103,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=shown,
     )
-    environment.filters.update(
+    made.filters.update(
         breakable=_breakable,
         power=_power,
         symbol=_symbol,
@@ -113,7 +114,7 @@ def _environment() -> Environment:
         acting=lambda inspection: gauge_families(gauge_rows(inspection.structure), MANY),
         percent=lambda x: f"{100 * x:.1f} %",
     )
-    environment.globals.update(
+    made.globals.update(
         version=__version__,
         criteria=criteria,
         cut_told=cut_told,
@@ -139,7 +140,7 @@ def _environment() -> Environment:
         means_figure=lambda found: Markup(_collapse_figures.means(found)),
         shares_figure=lambda found: Markup(_collapse_figures.shares(found)),
     )
-    return environment
+    return made
 
 
 def _power(order: Order) -> Markup:
