@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,12 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from weyl._memory import tensor_identity
 from weyl._text import one_line
 from weyl.actions import act
 from weyl.actions._state import check_floating, check_state, check_structure
 from weyl.errors import StructureError, UsageError
 from weyl.groups import Element
 from weyl.matching._batches import Network, check_data, check_model, read_batches, undisturbed
+from weyl.matching._frames import in_double
 from weyl.matching._match import match
 from weyl.merging._similarity import similarities
 from weyl.merging._widen import Plan, Roles, widened
@@ -26,6 +30,8 @@ from weyl.structure import Structure
 __all__ = ["PartialMerge", "partial_merge"]
 
 State = dict[str, Tensor]
+# Names that a message shows.
+SHOWN = 3
 # Between the ensemble mean and the network that is twice as wide, relative to the largest output.
 TOLERANCE = 1e-6
 
@@ -48,8 +54,11 @@ class PartialMerge:
     similarity : mapping of str to array
         For every space the cosine of every pair, in the order of the units of a.
     deviation : float or None
-        Largest difference from the mean of both networks at width 2, relative to the largest output; None if it was
-        not measured, for want of a model and data.
+        Largest difference, relative to the largest output, from the mean of both networks at width 2, and of a merged
+        with itself at the width asked for from a; None if it was not measured, for want of a model and data.
+    assumed : tuple of str
+        Weights of which it was assumed, and not checked, along which dimension their outputs stand. If that is wrong of
+        one, the merge is wrong.
     """
 
     state: State
@@ -58,6 +67,7 @@ class PartialMerge:
     kept: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     similarity: Mapping[str, NDArray[np.float64]]
     deviation: float | None
+    assumed: tuple[str, ...] = ()
 
     def report(self) -> str:
         """A line for every space: its units before and after, and how alike the pairs are."""
@@ -72,7 +82,12 @@ class PartialMerge:
                 shown.append(f"{len(apart)} kept of each (cosine {cosines[list(apart)].max():.3f} or less)")
             lines.append(", ".join(shown))
         checked = "not checked" if self.deviation is None else f"off by {self.deviation:.1e}"
-        return "\n".join([*lines, f"at width 2, the mean of both networks: {checked}"])
+        lines.append(f"at width 2, the mean of both networks: {checked}")
+        if self.assumed:
+            names = ", ".join(self.assumed[:SHOWN])
+            more = f" and {len(self.assumed) - SHOWN} more" if len(self.assumed) > SHOWN else ""
+            lines.append(f"assumed, not checked, where the outputs stand: {names}{more}; pass model= and data=")
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
         return f"PartialMerge({sum(self.widths.values())} units in {len(self.widths)} spaces)"
@@ -116,10 +131,14 @@ def partial_merge(
         Whether outputs are averaged, or those of b stand after those of a, for tasks that differ: only if the model
         ends in a linear layer whose outputs nothing else reads.
     model : nn.Module, optional
-        Tells embeddings and transposed convolutions apart, whose outputs stand in another dimension: otherwise the
-        first dimension of every weight is taken for its outputs. It is left as it was.
+        Tells where the outputs of a weight stand: along the first dimension in `torch.nn.Linear`, convolutions and
+        recurrent layers, along the second in embeddings and transposed convolutions. Of weights of other modules, and
+        of all weights without a model, the first dimension is assumed (with a model, unless the other is an output of
+        it, or this one its input), which is wrong for ``x @ w``: such a merge is wrong between widths 1 and 2, and
+        only data tell. `PartialMerge.assumed` names what was assumed. The model is left as it was.
     data : iterable, optional
-        With a model, its first batch is used to check the law of width 2.
+        With a model, its first batch is used to check that the network of width 2 is the mean of both, and that a,
+        merged with itself at the width asked for, computes what a computes.
     costs : {'weights', 'activations', 'both'}
         What pairs are compared by: cosines of all weights of two units with two dimensions or more, correlations of
         their activations on the data, or the mean of these.
@@ -135,6 +154,7 @@ def partial_merge(
         missing that costs need.
     StructureError
         If the states do not fit the structure, or the networks cannot stand side by side; naming the space or tensor.
+        If a check on data fails.
 
     References
     ----------
@@ -159,6 +179,7 @@ def partial_merge(
     check_state(structure, a, structure.axes)
     check_state(structure, b, structure.axes)
     check_floating(b, [name for name in structure.axes if a[name].is_floating_point()])
+    b = _beside(structure, a, b)
     roles = Roles(structure, model, output)
     if element is None:
         element = match(structure, a, b, costs=costs, model=model, data=data).element
@@ -168,7 +189,7 @@ def partial_merge(
     state = widened(roles, plans, a, moved)
     deviation = None
     if model is not None and data is not None:
-        deviation = _deviation(roles, {n: Plan.of(c, 2.0) for n, c in similarity.items()}, a, moved, model, data)
+        deviation = _deviation(roles, similarity, width, (a, moved), partial(_outputs, model, data))
     numbers = {name: element[name].permutation for name in plans}
     return PartialMerge(
         state,
@@ -180,6 +201,7 @@ def partial_merge(
         },
         similarity,
         deviation,
+        () if deviation is not None else tuple(roles.assumed),
     )
 
 
@@ -200,35 +222,74 @@ def _check_arguments(width: float, output: str, costs: str, model: object, data:
 
 def _deviation(
     roles: Roles,
-    plans: Mapping[str, Plan],
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    model: nn.Module,
-    data: Iterable[Any],
+    similarity: Mapping[str, NDArray[np.float64]],
+    width: float,
+    pair: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+    run: Callable[[list[State]], list[list[Tensor]]],
 ) -> float:
-    """How far the network of twice the width is from both networks, on the first batch, in float64."""
-    a, b = ({n: t.double() if t.is_floating_point() else t for n, t in state.items()} for state in (a, b))
-    networks = [Network(model, state) for state in (a, b, widened(roles, plans, a, b))]
+    """How far the network of twice the width is from both networks, and a merged with itself from a."""
+    a, b = map(in_double, pair)
+    twice, asked = ({n: Plan.of(cosines, w) for n, cosines in similarity.items()} for w in (2.0, width))
+    ours, theirs, wide, own = run([a, b, widened(roles, twice, a, b), widened(roles, asked, a, a)])
+    worst = _worst(ours, theirs, wide)
+    if not worst <= TOLERANCE:
+        raise StructureError(
+            f"at width 2 the outputs differ from the mean of both networks by {worst:.1e} of the largest: units act "
+            f"on each other other than by weights (a normalisation over them?){_assumptions(roles)}; merge at width 1, "
+            "weyl.merge"
+        )
+    # The law of width 2 averages no units, so that it cannot tell along which dimension they are written.
+    off = _worst(ours, ours, own)
+    if not off <= TOLERANCE:
+        raise StructureError(
+            f"at width {width:g} the first network merged with itself is off by {off:.1e} of the largest output"
+            f"{_assumptions(roles)}; merge at width 1 or 2, or make such a layer a torch.nn.Linear"
+        )
+    return max(worst, off)
+
+
+def _assumptions(roles: Roles) -> str:
+    """What was taken for granted, and may be wrong."""
+    told = [f"{name!r} along dimension {roles.written[name]}" for name in roles.assumed[:SHOWN]]
+    more = f" and {len(roles.assumed) - SHOWN} more" if len(roles.assumed) > SHOWN else ""
+    return f", or outputs do not stand where they were assumed, of {', '.join(told)}{more}" if told else ""
+
+
+def _worst(ours: list[Tensor], theirs: list[Tensor], found: list[Tensor]) -> float:
+    """Largest difference from the mean of two networks, or from both side by side, relative to the largest output."""
+    worst = 0.0
+    for x, y, z in zip(ours, theirs, found, strict=True):
+        expected = (x + y) / 2 if z.shape == x.shape else torch.cat([x, y], -1)
+        off = float((z - expected).abs().max() / expected.abs().max().clamp(min=1e-300))
+        if math.isnan(off):
+            return off
+        worst = max(worst, off)
+    return worst
+
+
+def _outputs(model: nn.Module, data: Iterable[Any], states: list[State]) -> list[list[Tensor]]:
+    """What several states make of the first batch."""
+    networks = [Network(model, state) for state in states]
     place = networks[0].place
     with undisturbed(model, place):
         batch = next(read_batches(data, place))
         try:
-            ours, theirs, wide = (_tensors(network(batch)) for network in networks)
+            return [_tensors(network(batch)) for network in networks]
         except (RuntimeError, ValueError) as error:
             raise StructureError(
                 f"the model does not run with tensors of other widths: {one_line(error)}; merge without model and "
                 "data, and load the state into a model of these widths"
             ) from error
-    worst = 0.0
-    for x, y, z in zip(ours, theirs, wide, strict=True):
-        expected = (x + y) / 2 if z.shape == x.shape else torch.cat([x, y], -1)
-        worst = max(worst, float((z - expected).abs().max() / expected.abs().max().clamp(min=1e-300)))
-    if not worst <= TOLERANCE:
-        raise StructureError(
-            f"at width 2 the outputs differ from the mean of both networks by {worst:.1e} of the largest: units act "
-            "on each other other than by weights (a normalisation over them?); merge at width 1, weyl.merge"
-        )
-    return worst
+
+
+def _beside(structure: Structure, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> State:
+    """A state on the devices of another; names that shared a tensor share one again."""
+    made: dict[object, Tensor] = {}
+    out = dict(b)
+    for name in structure.axes:
+        device = a[name].device
+        out[name] = made.setdefault((tensor_identity(b[name]), device), b[name].to(device))
+    return out
 
 
 def _tensors(outputs: Any) -> list[Tensor]:

@@ -33,13 +33,13 @@ def similarities(
     activations = cross_moments(structure, model, a, b, data)
     for space in structure.spaces:
         seen = [
-            _by_unit(x.moments.diagonal(), x.axis, space.name, space.size)
+            _by_unit(x.moments.diagonal().cpu(), x.axis, space.name, space.size)
             / _by_unit(None, x.axis, space.name, space.size)
             for x in activations
             if space.name in spaces_of(x.axis)
         ]
         if seen:
-            mean = torch.stack(seen).mean(0).cpu().numpy()
+            mean = torch.stack(seen).mean(0).numpy()
             found[space.name] = mean if costs == "activations" else (mean + found[space.name]) / 2
     return found
 

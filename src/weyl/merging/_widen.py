@@ -22,11 +22,15 @@ Indices = NDArray[np.int64]
 # What a position of the merged network is made of: a position of each network, or -1.
 Sources = tuple[Indices, Indices]
 
+INPUT = "an input of the model"
 OUTPUT = "an output of the model"
 LOOKED_UP = "looked up by position"
 _MIXED = (GaugeKind.ORTHOGONAL, GaugeKind.CENTRED, GaugeKind.COMPLEX)
 # These normalise over units, or tie units together, so that two networks side by side are not independent.
 _ACROSS_UNITS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.MultiheadAttention)
+# Where the outputs of a weight stand: along its first dimension, or along its second.
+_FIRST = (nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase)
+_SECOND = (nn.Embedding, nn.EmbeddingBag, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -68,28 +72,40 @@ class Roles:
             self.stacked = {structure.logit_shifts[0].weight, structure.logit_shifts[0].bias} - {""}
         _check_spaces(structure)
         modules = dict(model.named_modules()) if model is not None else {}
-        self.written = {
-            name: _written(structure, name, modules.get(name.rpartition(".")[0])) for name in structure.axes
-        }
+        self.written: dict[str, int | None] = {}
+        # Tensors whose layout nothing is known of.
+        self.assumed: list[str] = []
+        for name, axes in structure.axes.items():
+            module = modules.get(name.rpartition(".")[0])
+            _check_module(name, module, len(axes))
+            known = _known(structure, name, module)
+            if known is None and len(axes) > 1:
+                self.assumed.append(name)
+                known = _likely(structure, name) if model is not None else 0
+            self.written[name] = (known or 0) if axes else None
 
     def check(self, name: str, a: Tensor, b: Tensor) -> bool:
         """Whether a tensor is zipped; not if it is the same for all units of both. Refuses one that cannot be."""
         axes = self.structure.axes[name]
         held = not any(True for axis in axes for _ in spaces_of(axis))
-        if not a.is_floating_point() or (held and torch.equal(a, b)) or name in self.structure.unused:
+        if not a.is_floating_point() or self._same(name, held, a, b) or name in self.structure.unused:
             return False
         for dim, axis in enumerate(axes):
             why = self.structure.pinned.get(f"{name}[{dim}]", "it belongs to no unit")
             if dim == self.written[name] and _has_fixed(axis) and why != OUTPUT:
                 raise StructureError(
                     f"{name!r} writes in places that are held still ({why}), where two networks cannot be kept apart: "
-                    "only outputs of the model are averaged"
+                    "only outputs of the model are averaged; if its outputs stand along another dimension, pass model="
                 )
             if dim != self.written[name] and why == OUTPUT:
                 raise StructureError(f"{name!r} reads what is also an output of the model, and outputs are averaged")
         if held and not axes:
             raise StructureError(f"{name!r} is a number that differs between the networks and belongs to no unit")
         return True
+
+    def _same(self, name: str, held: bool, a: Tensor, b: Tensor) -> bool:
+        """Whether one tensor is right for both; outputs that stand side by side are twice as many all the same."""
+        return held and name not in self.stacked and torch.equal(a, b)
 
     def sources(self, name: str, dim: int, axis: Axis, plans: Mapping[str, Plan]) -> Sources:
         if dim == self.written[name] and name in self.stacked:
@@ -115,9 +131,8 @@ def _check_spaces(structure: Structure) -> None:
             )
 
 
-def _written(structure: Structure, name: str, module: nn.Module | None) -> int | None:
-    """The dimension along which a tensor's outputs stand; None for a number."""
-    rank = len(structure.axes[name])
+def _check_module(name: str, module: nn.Module | None, rank: int) -> None:
+    """Refuse layers that act across units."""
     if isinstance(module, _ACROSS_UNITS):
         raise StructureError(
             f"{name!r} belongs to {type(module).__name__}, which acts across units, so two networks cannot stand side "
@@ -125,10 +140,21 @@ def _written(structure: Structure, name: str, module: nn.Module | None) -> int |
         )
     if getattr(module, "groups", 1) != 1 and rank > 1:
         raise StructureError(f"{name!r} belongs to a convolution in groups, whose number does not grow with its units")
-    if rank < 2:
-        return 0 if rank else None
-    turned = isinstance(module, (nn.Embedding, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
-    return 1 if turned or structure.pinned.get(f"{name}[0]") == LOOKED_UP else 0
+
+
+def _known(structure: Structure, name: str, module: nn.Module | None) -> int | None:
+    """The dimension along which a weight's outputs stand, where its module or its use tells."""
+    if isinstance(module, _SECOND) or structure.pinned.get(f"{name}[0]") == LOOKED_UP:
+        return 1
+    return 0 if isinstance(module, _FIRST) else None
+
+
+def _likely(structure: Structure, name: str) -> int:
+    """The same for a module of an unknown class: where outputs of the model stand, and not where its inputs do."""
+    why = [structure.pinned.get(f"{name}[{dim}]") for dim in range(len(structure.axes[name]))]
+    if why.count(OUTPUT) == 1:
+        return why.index(OUTPUT)
+    return 1 if len(why) == 2 and why[0] == INPUT else 0
 
 
 def _has_fixed(axis: Axis) -> bool:
