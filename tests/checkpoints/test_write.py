@@ -38,7 +38,7 @@ def test_tied_names_are_both_written_and_the_state_is_not_touched(tmp_path: Path
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
-def test_the_same_state_gives_the_same_bytes_with_one_key_of_metadata(tmp_path: Path) -> None:
+def test_the_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
     state = nn.Linear(3, 2).state_dict()
     paths = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
     for path in paths:
@@ -46,7 +46,25 @@ def test_the_same_state_gives_the_same_bytes_with_one_key_of_metadata(tmp_path: 
     assert paths[0].read_bytes() == paths[1].read_bytes()
     with safe_open(paths[0], "pt") as file:
         metadata = file.metadata()
-    assert set(metadata) == {"weyl"} and json.loads(metadata["weyl"])["note"] == "x\ny"
+    # Other libraries ask for the format.
+    assert set(metadata) == {"format", "weyl"} and metadata["format"] == "pt"
+    assert json.loads(metadata["weyl"])["note"] == "x\ny"
+
+
+def test_metadata_are_kept_in_one_order(tmp_path: Path) -> None:
+    state = nn.Linear(3, 2).state_dict()
+    given = {name: f"{name} «é»\n" for name in ("zone", "author", "format", "b", "a")} | {"weyl": "an older one"}
+    written = []
+    for number, keys in enumerate((list(given), list(given)[::-1]) * 3):
+        path = tmp_path / f"{number}.safetensors"
+        write_weights(path, state, note="new", metadata={key: given[key] for key in keys})
+        written.append(path.read_bytes())
+    assert len(set(written)) == 1
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in state.items())
+    assert json.loads(metadata.pop("weyl"))["note"] == "new"
+    assert metadata == {key: text for key, text in given.items() if key != "weyl"}
 
 
 def test_an_input_is_never_written_over(tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ import pytest
 import torch
 from click.testing import Result
 from safetensors import safe_open
+from safetensors.torch import load
 from tests.cli.pairs import RELU, TRAINED, Weyl, one_line, outputs, save, state, trained, twin
 
 import weyl as library
 from weyl.checkpoints import load_weights
+from weyl.cli._merge_files import Checkpoint, encoded
 from weyl.cli._merging import COSTS, KINDS
 from weyl.matching import _match
 
@@ -136,6 +138,58 @@ def test_a_function_that_is_not_kept_is_not_written(weyl: Weyl, folder: Path, mo
     assert not out.exists()
     monkeypatch.undo()
     assert align(weyl, folder, "a.pt", "twin.pt", "-o", out, model=tanh).exit_code == 0 and out.exists()
+
+
+def overflowing(folder: Path) -> None:
+    """A with units scaled by 1e6, and a copy of the plain network in half precision."""
+    a = state(RELU, 1)
+    scaled = {**a, "fc1.weight": 1e6 * a["fc1.weight"], "fc1.bias": 1e6 * a["fc1.bias"]}
+    scaled["fc2.weight"] = a["fc2.weight"] / 1e6
+    save(folder / "scaled.pt", scaled)
+    save(folder / "half.pt", {name: tensor.half() for name, tensor in a.items()})
+
+
+def test_what_leaves_the_range_of_a_type_is_not_written(weyl: Weyl, folder: Path) -> None:
+    overflowing(folder)
+    out = folder / "out.safetensors"
+    result = align(weyl, folder, "scaled.pt", "half.pt", "-o", out)
+    one_line(result, 1, "fc1.", "would hold NaN or Inf in float16", "--kinds permute,sign")
+    assert not out.exists()
+    merged = weyl("merge", RELU, folder / "half.pt", folder / "scaled.pt", "-o", out, "--no-align", "--weights", "0,1")
+    one_line(merged, 1, "fc1.", "would hold NaN or Inf in float16")
+    assert not out.exists()
+    assert align(weyl, folder, "scaled.pt", "half.pt", "-o", out, "--kinds", "permute,sign").exit_code == 0
+    assert all(bool(tensor.isfinite().all()) for tensor in load_weights(out).values())
+
+
+def test_the_verdict_is_of_what_is_written(weyl: Weyl, folder: Path) -> None:
+    """Weights that vanish in half precision are finite, and another network."""
+    a = state(RELU, 1)
+    a |= {"fc2.weight": a["fc2.weight"] / 1e3, "fc2.bias": a["fc2.bias"] / 1e3, "fc3.weight": 1e3 * a["fc3.weight"]}
+    small = {**a, "fc1.weight": 1e-8 * a["fc1.weight"], "fc1.bias": 1e-8 * a["fc1.bias"]}
+    save(folder / "small.pt", {**small, "fc2.weight": 1e8 * a["fc2.weight"]})
+    save(folder / "half.pt", {name: tensor.half() for name, tensor in a.items()})
+    out = folder / "out.safetensors"
+    result = align(weyl, folder, "small.pt", "half.pt", "-o", out, "--json")
+    found = json.loads(result.stdout)["preserved"]
+    assert result.exit_code == 1 and "written in its types, does not compute" in result.stderr and not out.exists()
+    assert found["verdict"] == "fails" and found["difference"] < 1e-12
+    assert found["written"] > found["written_tolerance"] > found["tolerance"]
+    assert align(weyl, folder, "small.pt", "half.pt", "-o", out, "--kinds", "permute,sign").exit_code == 0
+
+
+def test_infinities_that_were_given_are_no_overflow() -> None:
+    mask = torch.tensor([0.0, -math.inf])
+    dtypes = {"mask": torch.float16, "weight": torch.float16}
+    given = {"mask": mask, "weight": torch.ones(2)}
+    like = Checkpoint("a.pt", given, dtypes, {}, 0)
+    assert torch.equal(load(encoded(like, given, ""))["mask"], mask.half())
+    with pytest.raises(library.MismatchError, match="weight would hold NaN or Inf in float16"):
+        encoded(like, {**given, "weight": torch.full((2,), 1e6)}, "")
+    small = Checkpoint("a.pt", given, {"weight": torch.float8_e5m2}, {}, 0)
+    with pytest.raises(library.MismatchError, match="float8_e5m2"):
+        encoded(small, {"weight": torch.full((2,), 1e6)}, "")
+    assert encoded(small, given, "")
 
 
 def test_prefixes_and_nested_dicts(weyl: Weyl, folder: Path) -> None:

@@ -55,6 +55,29 @@ def builtin(function, *args, **kwargs):
     return make
 
 
+class Turned(nn.Module):
+    """x @ w, of one class, and of a class with a bias of its own: outputs stand along the second dimension."""
+
+    def __init__(self, rows, columns):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(rows, columns)), nn.Parameter(torch.randn(columns))
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+class Bare(nn.Module):
+    """Products with bare parameters; of the one in the middle nothing tells its outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.middle = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.randn(6, 5))
+        self.last = nn.Parameter(torch.randn(5, 3))
+
+    def forward(self, x):
+        return (((x @ self.first).tanh() + 0.3) @ self.middle).tanh() @ self.last
+
+
 MODELS = {
     "mlp": builtin(mlp, "6-5-4-3"),
     "mlp sigmoid": builtin(mlp, "6-5-4-3", act="sigmoid"),
@@ -64,6 +87,9 @@ MODELS = {
     "resnet": builtin(resnet, widths="4-6", size=8),
     "gated": own(Gated, torch.randn(4, 5, generator=torch.Generator().manual_seed(0))),
     "looked up": own(Looked, torch.tensor([[1, 4, 2, 0], [3, 3, 8, 5]])),
+    "x @ w": own(
+        lambda: nn.Sequential(Turned(4, 6), nn.Tanh(), Turned(6, 5), nn.Tanh(), Turned(5, 3)), torch.ones(2, 4)
+    ),
 }
 
 
@@ -134,7 +160,7 @@ def test_between_it_is_the_formula(name):
     checked = 0
     for key, axes in structure.axes.items():
         spaces = [getattr(axis, "space", None) for axis in axes]
-        if len(axes) < 2 or None in spaces[:2] or key == "widen.weight":
+        if len(axes) < 2 or None in spaces[:2] or key == "widen.weight" or name == "x @ w":
             continue
         copy_out, copy_in = (copies(merged, space) for space in spaces[:2])
         mean_out = copy_out / copy_out.sum(0)
@@ -143,7 +169,7 @@ def test_between_it_is_the_formula(name):
         expected = torch.einsum("vo,vw...,wi->oi...", mean_out, block, copy_in)
         torch.testing.assert_close(merged.state[key], expected, rtol=1e-12, atol=1e-12)
         checked += 1
-    assert checked or name in ("gated", "looked up")
+    assert checked or name in ("gated", "looked up", "x @ w")
 
 
 def copies(merged, space):
@@ -233,6 +259,51 @@ def test_activations_as_similarity():
     np.testing.assert_allclose(both.similarity["conv1"], mean, atol=1e-12)
     with pytest.raises(weyl.UsageError, match="pass model= and data="):
         partial_merge(structure, a, b, element=element, costs="activations")
+
+
+def test_a_layout_that_was_assumed_wrongly_is_found_out():
+    x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    module, structure, a, b, args = pair(own(Bare, x))
+    options = {"element": structure.group.identity(), "model": module}
+    for width in (1, 2):
+        assert partial_merge(structure, a, b, width=width, data=[args], **options).deviation < 1e-12
+    with pytest.raises(weyl.StructureError, match=r"at width 1\.5 .* itself differs .* 'middle' along dimension 0"):
+        partial_merge(structure, a, b, data=[args], **options)
+    # Without data nobody knows, and that is said.
+    unknown = partial_merge(structure, a, b, **options)
+    assert unknown.assumed == ("first", "middle", "last") and unknown.deviation is None
+    assert "assumed, not checked, where the outputs stand: first, middle, last" in unknown.report()
+    with pytest.raises(weyl.StructureError, match="along another dimension, pass model="):
+        partial_merge(structure, a, b, element=options["element"])
+    plain, structure, a, b, args = pair(MODELS["mlp"])
+    identity = structure.group.identity()
+    assert partial_merge(structure, a, b, element=identity, model=plain).assumed == ()
+    assert "assumed" not in partial_merge(structure, a, b, element=identity, model=plain, data=[args]).report()
+    blind = partial_merge(structure, a, b, element=identity)
+    assert blind.assumed == ("fc1.weight", "fc2.weight", "fc3.weight") and "not checked, where" in blind.report()
+
+
+def test_outputs_side_by_side_that_are_the_same_are_twice_as_many():
+    module, structure, a, b, args = pair(MODELS["mlp"])
+    a, b = ({**state, "fc3.bias": torch.zeros(3).double()} for state in (a, b))
+    options = {"element": structure.group.identity(), "output": "both", "model": module, "data": [args]}
+    for width in (1.5, 2):
+        merged = partial_merge(structure, a, b, width=width, **options)
+        assert merged.deviation < 1e-12 and merged.state["fc3.bias"].shape == (6,)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs two devices")
+@pytest.mark.parametrize("costs", ["weights", "activations"])
+def test_states_on_two_devices(costs):
+    module, structure, a, b, args = pair(MODELS["mlp"])
+    options = {"element": structure.group.random(1), "model": module, "data": [args], "costs": costs}
+    home = partial_merge(structure, a, b, **options)
+    for one, other in (("cpu", "cuda"), ("cuda", "cpu"), ("cuda", "cuda")):
+        left, right = ({n: t.to(d) for n, t in s.items()} for s, d in ((a, one), (b, other)))
+        away = partial_merge(structure, left, right, **options)
+        assert {t.device.type for t in away.state.values()} == {one}
+        for name, tensor in home.state.items():
+            torch.testing.assert_close(away.state[name].cpu(), tensor, rtol=1e-9, atol=1e-9)
 
 
 class Normalised(nn.Module):

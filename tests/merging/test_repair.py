@@ -358,6 +358,19 @@ def test_a_layer_before_a_batch_normalisation_is_left_to_it():
     assert both.layers == () and equal(both.state, reset_batch_norm(only, state, batches))
 
 
+def test_running_averages_are_estimated_anew_and_weights_within_tolerance_are_not_changed():
+    model, batches, structure = case("batch norm in between")
+    stale = fresh(model, 1)
+    settled = reset_batch_norm(model, stale, batches)
+    same = repair(structure, model, settled, [settled, settled], batches)
+    assert same.layers == ("3",) and equal(same.state, settled)
+    # What lags behind is not kept, and other layers follow the parents as they are.
+    lagging = repair(structure, model, stale, [stale, stale], batches)
+    assert not torch.equal(lagging.state["1.running_mean"], stale["1.running_mean"])
+    assert torch.equal(lagging.state["0.weight"], stale["0.weight"])
+    assert not torch.equal(lagging.state["3.weight"], stale["3.weight"])
+
+
 class Inplace(nn.Module):
     def __init__(self):
         super().__init__()

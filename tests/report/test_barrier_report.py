@@ -93,6 +93,13 @@ def test_the_page_says_it_all_and_fetches_nothing() -> None:
     assert all(f"{loss:.3g}" in page for loss in HIGH) and "40.0 %" in page
 
 
+def test_what_was_not_recognised_may_be_a_copy_all_the_same() -> None:
+    for exact, told in ((False, "no copy of A, or none that was recognised"), (True, "A in other coordinates, up to")):
+        page = render_barrier(between(line(HIGH), line(LOW), alignment={**ALIGNMENT, "exact": exact}))
+        assert told in page
+        assert ("no copy of A" in page) is not exact
+
+
 def test_what_was_not_measured_is_left_out() -> None:
     found = between(line(HIGH, False, False), line(LOW, False, False), alignment=None)
     page = render_barrier(found)

@@ -185,4 +185,3 @@ def _judged(
         feed.title = f"judging {title}"
         results.append((title, judge(state).means))
     return tuple(results)
-

@@ -34,6 +34,7 @@ State = dict[str, Tensor]
 SHOWN = 3
 # Between the ensemble mean and the network that is twice as wide, relative to the largest output.
 TOLERANCE = 1e-6
+ACROSS = "units act on each other other than by weights (a normalisation over them?)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,25 +235,24 @@ def _deviation(
     worst = _worst(ours, theirs, wide)
     if not worst <= TOLERANCE:
         raise StructureError(
-            f"at width 2 the outputs differ from the mean of both networks by {worst:.1e} of the largest: units act "
-            f"on each other other than by weights (a normalisation over them?){_assumptions(roles)}; merge at width 1, "
-            "weyl.merge"
+            f"at width 2 the outputs differ from the mean of both networks by {worst:.1e} of the largest:"
+            f" {ACROSS}{_assumed(roles, ', or ')}; merge at width 1, weyl.merge"
         )
     # The law of width 2 averages no units, so that it cannot tell along which dimension they are written.
     off = _worst(ours, ours, own)
     if not off <= TOLERANCE:
         raise StructureError(
-            f"at width {width:g} the first network merged with itself is off by {off:.1e} of the largest output"
-            f"{_assumptions(roles)}; merge at width 1 or 2, or make such a layer a torch.nn.Linear"
+            f"at width {width:g} the first network merged with itself differs by {off:.1e} of the largest"
+            f" output: {_assumed(roles, '') or ACROSS}; merge at width 1 or 2, or make such a layer a torch.nn.Linear"
         )
     return max(worst, off)
 
 
-def _assumptions(roles: Roles) -> str:
+def _assumed(roles: Roles, joined: str) -> str:
     """What was taken for granted, and may be wrong."""
     told = [f"{name!r} along dimension {roles.written[name]}" for name in roles.assumed[:SHOWN]]
     more = f" and {len(roles.assumed) - SHOWN} more" if len(roles.assumed) > SHOWN else ""
-    return f", or outputs do not stand where they were assumed, of {', '.join(told)}{more}" if told else ""
+    return f"{joined}outputs do not stand where they were assumed to, {', '.join(told)}{more}" if told else ""
 
 
 def _worst(ours: list[Tensor], theirs: list[Tensor], found: list[Tensor]) -> float:

@@ -121,8 +121,8 @@ def repair(
     bias only the standard deviation can be brought back. The first correction is estimated in one pass in which every
     layer is normalised batch by batch, so that later ones see corrected inputs. Then the network as it is is measured,
     and layers that are off by more than ``tolerance`` (and by more than a few roundings) are corrected again, one after
-    another, with a pass for each. Larger batches need fewer of them. Where all layers of a merge are within tolerance, no
-    weight and no bias is changed.
+    another, with a pass for each. Larger batches need fewer of them. Where all layers of a merge are within
+    tolerance, no weight and no bias is changed.
 
     Corrected are `torch.nn.Linear` and `torch.nn.Conv1d` to ``Conv3d`` whose outputs are the units of one space, and
     which are called once, as modules, with a weight and a bias of their own. Layers directly before a batch

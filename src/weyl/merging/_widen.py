@@ -78,11 +78,14 @@ class Roles:
         for name, axes in structure.axes.items():
             module = modules.get(name.rpartition(".")[0])
             _check_module(name, module, len(axes))
+            if len(axes) < 2:
+                self.written[name] = 0 if axes else None
+                continue
             known = _known(structure, name, module)
-            if known is None and len(axes) > 1:
+            if known is None:
                 self.assumed.append(name)
                 known = _likely(structure, name) if model is not None else 0
-            self.written[name] = (known or 0) if axes else None
+            self.written[name] = known
 
     def check(self, name: str, a: Tensor, b: Tensor) -> bool:
         """Whether a tensor is zipped; not if it is the same for all units of both. Refuses one that cannot be."""
@@ -150,10 +153,13 @@ def _known(structure: Structure, name: str, module: nn.Module | None) -> int | N
 
 
 def _likely(structure: Structure, name: str) -> int:
-    """The same for a module of an unknown class: where outputs of the model stand, and not where its inputs do."""
+    """The same for a module of an unknown class: where outputs of the model stand, or its bias, and not its inputs."""
     why = [structure.pinned.get(f"{name}[{dim}]") for dim in range(len(structure.axes[name]))]
     if why.count(OUTPUT) == 1:
         return why.index(OUTPUT)
+    axes, bias = structure.axes[name], structure.axes.get(f"{name.rpartition('.')[0]}.bias", ())
+    if name.endswith(".weight") and len(bias) == 1 and axes.count(bias[0]) == 1:
+        return axes.index(bias[0])
     return 1 if len(why) == 2 and why[0] == INPUT else 0
 
 
