@@ -106,9 +106,8 @@ FULL = Size(
 )
 SMOKE = Size(
     archs=(
-        Arch("digits", "mlp", 16, epochs=60, seeds=3),
-        Arch("digits", "mlp", 32, epochs=40, seeds=2),
-        Arch("digits", "cnn", 4, epochs=25, seeds=2),
+        Arch("digits", "mlp", 16, epochs=50, seeds=3),
+        Arch("digits", "cnn", 4, epochs=5, seeds=2),
     ),
     merged="digits-mlp-16",
     together=3,

@@ -43,7 +43,7 @@ class Size:
 
 
 FULL = Size(((30, 50, 100), (100, 200, 100)), (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0), 50, 200)
-SMOKE = Size(((6, 10, 5),), (0.0, 0.1), 3, 4)
+SMOKE = Size(((6, 10, 5),), (0.0, 0.1), 3, 1)
 
 
 def block(stream: int, inside: int) -> weyl.Structure:

@@ -19,7 +19,7 @@ def test_the_study_runs_and_draws(tmp_path, capsys):
     assert all(row["weyl"] == row["exact"] == row["trials"] for row in clean)
     assert not any(row["exact"] for row in found["recovery"] if row["noise"])
     assert all(0 < row["share_1"] <= row["share_10"] + 1e-9 <= 1 + 2e-9 for row in found["oracle"])
-    assert (tmp_path / "figures" / "planted.svg").read_text().startswith("<svg")
+    assert "<svg" in (tmp_path / "figures" / "planted.svg").read_text()
     assert planted.table(found) in capsys.readouterr().out
 
 

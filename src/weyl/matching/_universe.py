@@ -109,7 +109,7 @@ def universe(
 
     Examples
     --------
-    >>> import weyl
+    >>> import torch, weyl
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> structure = weyl.discover(net, (torch.zeros(1, 4),))
     >>> first = net.state_dict()
