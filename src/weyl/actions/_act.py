@@ -92,6 +92,11 @@ def act(element: Element, structure: Structure, state: Mapping[str, Tensor]) -> 
     True
     """
     check_state(structure, state)
+    if not isinstance(element, Element):
+        raise StructureError(
+            f"expected an Element, got {type(element).__name__}: pass that of a match, match.element, or of "
+            "structure.group"
+        )
     if element.spaces != structure.group.spaces or element.gauges not in ((), structure.gauges):
         raise StructureError("the element belongs to another group than the structure's")
     multiplier = Multiplier(element, structure)

@@ -159,6 +159,8 @@ def merge_of(task: Task, say: Say) -> Merged:
     merged, done = repaired(task, found, merged, states, shares, train)
     named = [(file.name, file.state) for file in files] + [("merged", rounded(merged, files[0]))]
     judged = _judged(found, data, named, say)
+    if task.repair is None and any(name.endswith("running_var") for name in found.structure.axes):
+        notes = (*notes, "running statistics of a merged network are no averages: give --repair bn and --data")
     if data is not None and data.test is None:
         notes = (*notes, f"{data.name} has no held-out part, so that the networks are not judged")
     distances = [

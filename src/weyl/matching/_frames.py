@@ -179,7 +179,10 @@ def check_pair(structure: Structure, a: State, b: State) -> None:
     lines = [line for which, state in (("first", a), ("second", b)) for line in _missing(structure, which, state)]
     if lines:
         more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-        raise MismatchError(f"the states do not fit the structure: {'; '.join(lines[:SHOWN])}{more}")
+        raise MismatchError(
+            f"the states do not fit the structure: {'; '.join(lines[:SHOWN])}{more} (files leave out what a model "
+            "ties: load them into the model, and pass model.state_dict())"
+        )
     for which, state in (("first", a), ("second", b)):
         for name in structure.axes:
             tensor = state[name]

@@ -119,7 +119,7 @@ def match(
     kinds: Iterable[str] | None = None,
     restarts: int = 1,
     seed: int = 0,
-    start: Element | str | None = None,
+    start: Element | Match | str | None = None,
     sweeps: int = SWEEPS,
     progress: Progress | None = None,
 ) -> Match:
@@ -129,8 +129,8 @@ def match(
     coordinate ascent on :math:`\langle a', g b' \rangle`: every step is the optimum for one space while all others
     stay, a linear assignment for permutations (on :math:`\sum |\cdot|` with signs), orthogonal Procrustes for
     rotations, the inner problem for every pair of outer units and then an assignment for wreath products. Scales and
-    linear gauges are first brought to their normal gauge on both sides; where the scales that make them agree lead away
-    from a, since a unit has next to nothing on one side, the search is made without them.
+    linear gauges are first brought to their normal gauge on both sides. That balances every unit and need not bring it
+    nearest, so the search is made without scales as well, and the nearer result returned.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def match(
         returned (where there are scales or matrices, its distance need not be the least).
     seed : int
         Of the order of the spaces (one permutation of all of them a sweep) and of the restarts.
-    start : Element, "identity" or "invariants", optional
+    start : Element, Match, "identity" or "invariants", optional
         Where to begin; by default the better of the two. An element or "identity" spares the look at invariants.
     sweeps : int
         Sweeps over all spaces at most.
@@ -191,6 +191,7 @@ def match(
     >>> found.exact, found.steps
     (True, 0)
     """
+    start = start.element if isinstance(start, Match) else start
     moves = checked_options(costs, kinds, restarts, start)
     check_seed(seed)
     if isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
@@ -201,9 +202,10 @@ def match(
     # Whatever a start does, its scales and matrices too, is done to b, and the search goes on from there.
     b_there = b if first is None else act(first, structure, b)
     found = search(Job(structure, a, b_there, moves, say), costs, model, data, (restarts, seed, start, sweeps))
-    if not found.exact and found.distance > found.distance_before and "scale" in found.element.moves:
-        # Some unit has one side next to nothing: its scale is no matter of nearness.
-        say("scales lead away: searching without them")
+    if not found.exact and "scale" in found.element.moves:
+        # Scales are set by the norms of both sides of a unit, not for nearness, and of a unit with next to nothing on
+        # one side they say nothing.
+        say("searching without scales")
         job = Job(structure, a, b_there, moves - {"scale"}, say)
         without = search(job, costs, model, data, (restarts, seed, start, sweeps))
         found = without if without.distance < found.distance else found

@@ -110,6 +110,7 @@ def universe(
     Examples
     --------
     >>> import torch, weyl
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> structure = weyl.discover(net, (torch.zeros(1, 4),))
     >>> first = net.state_dict()
@@ -119,6 +120,8 @@ def universe(
     >>> all(torch.allclose(state["0.weight"], first["0.weight"], atol=1e-6) for state in moved)
     True
     """
+    if not isinstance(states, Sequence) or not all(isinstance(state, Mapping) for state in states):
+        raise UsageError(f"states must be a list of state dicts, got {type(states).__name__}: pass [a, b, …]")
     if len(states) < 2:
         raise UsageError(f"a universe needs at least two states, got {len(states)}")
     moves = checked_options(costs, kinds, 1, None)

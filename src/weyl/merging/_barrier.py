@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
-from torch import Tensor
+from torch import Tensor, nn
 
 from weyl.actions._state import check_seed
 from weyl.errors import UsageError
@@ -159,8 +159,11 @@ def barrier(
     """
     if isinstance(points, bool) or not isinstance(points, int) or points < 3:
         raise UsageError(f"points must be a whole number, at least 3: two ends and what lies between; got {points!r}")
-    if not callable(evaluate):
-        raise UsageError(f"evaluate must be a function of a state, got {type(evaluate).__name__}: see weyl.evaluator")
+    if isinstance(evaluate, nn.Module) or not callable(evaluate):
+        raise UsageError(
+            f"evaluate must be a function of a state, got {type(evaluate).__name__}: make one of a model and data, "
+            "weyl.evaluator(model, data)"
+        )
     if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0.0 < confidence < 1.0:
         raise UsageError(f"confidence must lie between 0 and 1, got {confidence!r}")
     check_seed(seed)

@@ -98,6 +98,8 @@ def evaluator(
 
     Examples
     --------
+    >>> import torch
+    >>> from torch import nn
     >>> net = nn.Linear(2, 2)
     >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.tensor([0, 1, 1])
     >>> judge = evaluator(net, [(x[:2], y[:2]), (x[2:], y[2:])])

@@ -86,6 +86,7 @@ def merge(
     Examples
     --------
     >>> import torch, weyl
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> structure = weyl.discover(net, (torch.zeros(1, 4),))
     >>> a = net.state_dict()
@@ -118,6 +119,8 @@ def _checked(
         raise UsageError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
     if method == "slerp" and len(states) != 2:
         raise UsageError(f"slerp takes two states, got {len(states)}: use method='average'")
+    if isinstance(weights, str):
+        raise UsageError(f"weights must be numbers, got {weights!r}: did you mean method={weights!r}?")
     shares = check_weights(weights, len(states))
     if method == "slerp" and not 0.0 <= shares[1] <= 1.0:
         raise UsageError(f"slerp takes weights between 0 and 1, got {shares}: use method='average'")

@@ -140,7 +140,8 @@ def refine(
 
     Examples
     --------
-    >>> import weyl
+    >>> import torch, weyl
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     >>> structure = weyl.discover(net, (torch.zeros(1, 4),))
     >>> a = net.state_dict()
@@ -163,7 +164,7 @@ def refine(
     for given in (data, held_out):
         check_data(given)
     element = structure.group.identity() if start is None else getattr(start, "element", start)
-    options = {"kinds": tuple(kinds), "seed": seed}
+    options = {"kinds": (kinds,) if isinstance(kinds, str) else tuple(kinds), "seed": seed}
     state = dict(b)
 
     def nearest(latent: State, current: Element) -> Element:
