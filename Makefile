@@ -31,7 +31,7 @@ $(READY): constraints.txt pyproject.toml
 	@$(PIP) --no-build-isolation --editable '.[dev,hf,data,fast,lightning,torchmetrics,tensorboard,trainer]'
 	@touch $@
 
-demo: $(READY) ## Train two networks, find and prove their symmetry, write a report to OUT=build/demo
+demo: $(READY) ## Train three networks, find and prove their symmetry, align two, write a report to OUT=build/demo
 	@$(BIN)/weyl demo --out $(OUT) --force
 
 test: $(READY) ## The tests

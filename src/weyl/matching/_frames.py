@@ -112,6 +112,8 @@ class Frames:
         """
         rounds = self.continuous or bool(self._structure.absorptions)
         allowed, least = (MIXED if rounds else MOVED), (GAUGED if self.continuous else 0.0)
+        if self._far_apart(a, b, max(allowed * SINGLE, least)):
+            return False
         sizes = {name: _typical(a[name]) for name in self._structure.axes if a[name].is_floating_point()}
         usual = max(sizes.values(), default=0.0)
         summed = {absorption.bias for several in self._structure.absorptions.values() for absorption in several}
@@ -130,6 +132,13 @@ class Frames:
             if bool(((left - right).abs() > max(allowed * eps, least) * bound).any()):
                 return False
         return True
+
+    def _far_apart(self, a: State, b: State, allowed: float) -> bool:
+        """Whether some tensor differs by more than any of its entries could explain: seen at once."""
+        names = [name for name in self._structure.axes if a[name].is_floating_point() and a[name].numel()]
+        largest = max((float(a[name].abs().max()) for name in names), default=0.0)
+        differences = (float((a[name] - b[name].to(a[name].device)).abs().max()) for name in names)
+        return any(difference > 4 * allowed * largest for difference in differences)
 
 
 def _typical(tensor: Tensor) -> float:
