@@ -91,8 +91,9 @@ def test_sines_that_are_near_are_not_torn_apart() -> None:
     a["0.bias"][0] = 1.56
     b = {**a, "0.bias": a["0.bias"].clone()}
     b["0.bias"][0] = 1.58
-    found = weyl.match(structure, a, b)
-    assert not found.exact and found.distance <= found.distance_before + 1e-6
+    for start in (None, "identity"):
+        found = weyl.match(structure, a, b, start=start)
+        assert not found.exact and found.distance <= found.distance_before + 1e-6
     shifted = weyl.act(structure.group.random(3), structure, a)
     assert weyl.match(structure, a, shifted).exact
 

@@ -243,7 +243,7 @@ def count(
 @json_option
 @force_option
 def demo(out: Path, quick: bool, seed: int, as_json: bool, force: bool) -> int:
-    """Train two networks and show their symmetry.
+    """Train networks, show their symmetry, and align two trainings.
 
     Finds and proves the symmetry of each, walks to five equivalent minima, and writes a report.
 

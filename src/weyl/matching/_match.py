@@ -277,6 +277,8 @@ class Job:
                 guess = self._frame.permutations_and_signs(guess)
             better = first is None or self._value(guess) > self._value(first)
             first = guess if better else first
+        else:
+            self._shifted()
         assert first is not None
         best: tuple[float, Element, Ascent] | None = None
         for number in range(restarts):
