@@ -37,8 +37,9 @@ demo: $(READY) ## Train three networks, find and prove their symmetry, align two
 test: $(READY) ## The tests
 	@$(PYTEST) -n $(WORKERS)
 
-test-all: $(READY) ## The tests, the slow ones among them
+test-all: $(READY) ## The tests, the slow ones among them, and a minute of fuzzing
 	@$(PYTEST) -n $(WORKERS) -m ''
+	@$(BIN)/python -m fuzz --seconds 60
 
 check: $(READY) ## Format, lint, types, layers, tests
 	@$(BIN)/python -m ruff format --check .

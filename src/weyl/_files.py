@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from weyl._text import one_line
 from weyl.errors import InputError
 
-__all__ = ["refuse_existing", "write_atomic"]
+__all__ = ["NewFile", "new_file", "refuse_existing", "write_atomic"]
 
 LONGEST = 1000  # characters of a path in a message
 
@@ -66,19 +69,70 @@ def write_atomic(path: Path, content: str | bytes, *, force: bool = False) -> No
         If the path is refused (see `refuse_existing`) or the disk is.
     """
     refuse_existing(path, force=force)
+    with new_file(path) as new:
+        new.stream.write(content.encode() if isinstance(content, str) else content)
+        new.put(path)
+
+
+class NewFile:
+    """A file that has no name of its own yet; `new_file` makes it.
+
+    Attributes
+    ----------
+    stream : binary file
+        To be written to.
+    """
+
+    def __init__(self, temporary: Path, stream: BinaryIO) -> None:
+        self.stream = stream
+        self._temporary = temporary
+
+    def finish(self) -> None:
+        """Have the disk keep what was written."""
+        if not self.stream.closed:
+            self.stream.flush()
+            os.fsync(self.stream.fileno())
+            self.stream.close()
+
+    def put(self, path: Path) -> None:
+        """Give it its name, in one step, in the folder that it was made in; an old file's mode is kept.
+
+        Parameters
+        ----------
+        path : Path
+            Its name.
+        """
+        if path.exists():
+            os.chmod(self._temporary, stat.S_IMODE(path.stat().st_mode))
+        self.finish()
+        os.replace(self._temporary, path)
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[NewFile]:
+    """Make a file beside a path, to be written and then put there; what was not put is removed.
+
+    Parameters
+    ----------
+    path : Path
+        Where it is going to be, and what a message names.
+
+    Raises
+    ------
+    InputError
+        If the disk is full, or refuses for another reason.
+    """
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
     try:
-        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
         # os.open and not tempfile: the mode of a new file is then what the umask says.
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
-            if mode is not None:
-                os.fchmod(descriptor, mode)
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        stream = os.fdopen(descriptor, "w+b")
+        try:
+            yield NewFile(temporary, stream)
+        finally:
+            with suppress(OSError):  # of a full disk, closing fails once more
+                stream.close()
     except OSError as error:
         raise InputError(f"{one_line(path, LONGEST)} cannot be written: {one_line(error.strerror)}") from error
     finally:

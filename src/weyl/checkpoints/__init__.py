@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from weyl.checkpoints._emit import LazyWeights
 from weyl.checkpoints._fit import load_into
+from weyl.checkpoints._open import OpenWeights, open_weights
 from weyl.checkpoints._read import Weights, load_weights, read_weights
+from weyl.checkpoints._stored import TensorInfo
 from weyl.checkpoints._write import refuse_target, write_weights
 
-__all__ = ["Weights", "load_into", "load_weights", "read_weights", "refuse_target", "write_weights"]
+__all__ = [
+    "LazyWeights",
+    "OpenWeights",
+    "TensorInfo",
+    "Weights",
+    "load_into",
+    "load_weights",
+    "open_weights",
+    "read_weights",
+    "refuse_target",
+    "write_weights",
+]

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from weyl._memory import tensor_identity
 from weyl._text import one_line
-from weyl.errors import MismatchError
+from weyl.errors import InputError, MismatchError
 
 __all__ = ["load_into"]
 
 SHOWN = 3
+INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32)
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str = "the weights") -> tuple[str, ...]:
@@ -36,6 +37,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str = "the we
 
     Raises
     ------
+    InputError
+        If the weights are quantised to integers.
     MismatchError
         If a name is missing or unexpected, or a shape or kind of number differs; exit code 1, with a diff.
 
@@ -60,6 +63,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str = "the we
         for title, tensor in own.items()
         if title in state and _kind(state[title]) != _kind(tensor)
     ]
+    _refuse_integers(state, own, name)
     if missing or unexpected or wrong:
         parts = [
             _some(len(missing), "missing", (one_line(t, 60) for t in missing)),
@@ -82,6 +86,17 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], name: str = "the we
         " those of the last"
         for names in broken
     )
+
+
+def _refuse_integers(state: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> None:
+    """Refuse quantised weights, which are integers and need scales that are kept elsewhere."""
+    for title, tensor in state.items():
+        if title in own and own[title].is_floating_point() and tensor.dtype in INTEGERS:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise InputError(
+                f"{name}: {one_line(title, 60)} holds {dtype} integers where the model has numbers: quantised weights"
+                " are not read; give the weights that they were made from"
+            )
 
 
 def _coarse(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:

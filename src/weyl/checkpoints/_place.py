@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
 from weyl._text import beside, near, one_line
 from weyl.errors import InputError
 
-__all__ = ["ENDINGS", "locate", "sniff"]
+__all__ = ["ENDINGS", "INDEX", "locate", "sniff"]
 
 # Format to the endings that its files have.
 ENDINGS = {"safetensors": (".safetensors",), "torch": (".pt", ".pth", ".bin", ".ckpt", ".tar")}
+INDEX = ".index.json"
 WANTED = "a .safetensors file, or a .pt file with a state dict, is expected"
+# What trainers put beside the weights.
+BESIDE = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state(_\d+)?)\.(pt|pth|bin)")
+PIECE = re.compile(r"-\d{5}-of-\d{5}\.\w+$")
 
 
 def locate(path: Path, notes: list[str]) -> Path:
-    """Return the regular file that holds weights; of a directory, the only one in it.
+    """Return the regular file that holds weights, or the index of several; of a directory, the only one in it.
 
     Parameters
     ----------
@@ -34,8 +39,7 @@ def locate(path: Path, notes: list[str]) -> Path:
     name = one_line(path)
     mode = _mode(path)
     if stat.S_ISDIR(mode):
-        every = tuple(ending for endings in ENDINGS.values() for ending in endings)
-        found = sorted(p for p in _inside(path) if p.suffix.lower() in every)
+        found = _candidates(path, name)
         if len(found) != 1:
             shown = ", ".join(one_line(p.name, 60) for p in found[:5])
             what = f"several: {shown}; name one" if found else f"none; {WANTED}"
@@ -61,6 +65,11 @@ def sniff(path: Path, notes: list[str]) -> str:
     notes : list of str
         A wrong ending is noted here.
 
+    Returns
+    -------
+    str
+        ``safetensors``, ``torch``, or ``index`` for the index of a checkpoint in several files.
+
     Raises
     ------
     InputError
@@ -77,18 +86,43 @@ def sniff(path: Path, notes: list[str]) -> str:
         raise InputError(f"{name} is a Git LFS pointer, not the weights themselves; run git lfs pull")
     if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
         raise InputError(f"{name} is a web page, not weights; download the file itself")
+    if path.suffix.lower() in (".distcp", ".pt2"):
+        what = "a piece of a distributed checkpoint" if path.suffix.lower() == ".distcp" else "an exported program"
+        raise InputError(f"{name} is {what}, and reading that runs code of its own; save model.state_dict()")
+    if path.name.endswith(INDEX):
+        return "index"
     found = _format(head)
     if not found:
-        what = {b"GGUF": "a quantised GGUF model", b"\x89HDF": "an HDF5 file"}.get(head[:4], "of no known format")
-        raise InputError(f"{name} is {what}; {WANTED}")
+        known = {b"GGUF": "a quantised GGUF model", b"\x89HDF": "an HDF5 file"}
+        raise InputError(f"{name} is {known.get(head[:4], 'of no known format')}; {WANTED}")
     if path.suffix.lower() not in ENDINGS[found]:
         notes.append(f"{one_line(path.name)} was read as a {found} file, by its first bytes, whatever its ending says")
     return found
 
 
+def _candidates(folder: Path, name: str) -> list[Path]:
+    """The weights in a folder, with one name for each set."""
+    files = _inside(folder)
+    if any(file.name == ".metadata" or file.suffix == ".distcp" for file in files):
+        raise InputError(
+            f"{name} is a distributed checkpoint, and reading that runs code of its own; save model.state_dict()"
+        )
+    every = tuple(ending for endings in ENDINGS.values() for ending in endings)
+    indices = sorted(file for file in files if file.name.endswith(INDEX))
+    found = sorted(file for file in files if file.suffix.lower() in every and not BESIDE.fullmatch(file.name))
+    if indices:
+        found = [file for file in found if not PIECE.search(file.name)]
+    # Of the same weights in both formats, the one without a pickle.
+    if {"model.safetensors", "model.safetensors.index.json"} & {file.name for file in (*found, *indices)}:
+        skipped = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+        found = [file for file in found if file.name not in skipped]
+        indices = [file for file in indices if file.name not in skipped]
+    return [*indices, *found]
+
+
 def _format(head: bytes) -> str:
     # Eight bytes of length, then a JSON object.
-    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
+    if len(head) > 8 and head[8:9] == b"{" and not any(head[6:8]):
         return "safetensors"
     if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return "torch"

@@ -1,17 +1,22 @@
-"""Writing a state dict to a safetensors file, in one step."""
+"""Writing a state dict to safetensors files, one tensor at a time, and in one step."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from weyl._files import refuse_existing, write_atomic
+from weyl._files import NewFile, new_file, refuse_existing, write_atomic
 from weyl._text import one_line
-from weyl._version import __version__
+from weyl.checkpoints._emit import emit, infos_of
+from weyl.checkpoints._place import INDEX
+from weyl.checkpoints._stored import TensorInfo
 from weyl.errors import InputError
 
 __all__ = ["refuse_target", "weights_as_bytes", "write_weights"]
@@ -37,10 +42,21 @@ def refuse_target(path: Path, *, inputs: tuple[Path, ...] = (), force: bool = Fa
     """
     if path.suffix.lower() != ".safetensors":
         raise InputError(f"{one_line(path)}: the name must end in .safetensors, the format that is written")
-    read = [file for given in inputs for file in (given.iterdir() if given.is_dir() else (given,)) if file.exists()]
-    if path.exists() and any(path.samefile(file) for file in read):
-        raise InputError(f"{one_line(path)} is what is read, and is never written over; give another path")
+    _refuse_input(path, inputs)
     refuse_existing(path, force=force)
+
+
+def _refuse_input(path: Path, inputs: tuple[Path, ...]) -> None:
+    # Not Path.exists and the like, which raise errors of names that are too long.
+    read = [file for given in inputs for file in _files_of(given)]
+    if os.path.exists(path) and any(os.path.exists(file) and os.path.samefile(path, file) for file in read):
+        raise InputError(f"{one_line(path)} is what is read, and is never written over; give another path")
+
+
+def _files_of(given: Path) -> list[Path]:
+    """What may be read of an input: itself, or with a folder or an index what is in the folder."""
+    folder = given if os.path.isdir(given) else given.parent if given.name.endswith(INDEX) else None
+    return [given] if folder is None or not os.path.isdir(folder) else [folder / name for name in os.listdir(folder)]
 
 
 def write_weights(
@@ -51,10 +67,13 @@ def write_weights(
     force: bool = False,
     note: str = "",
     metadata: Mapping[str, str] | None = None,
-) -> None:
+    shard_bytes: int | None = None,
+) -> tuple[Path, ...]:
     """Write a state dict as safetensors; whoever looks sees the old file or the whole new one.
 
-    Names that share a tensor each get a copy of it, so that readers need not know of the tie.
+    One tensor is asked for at a time and none is kept, so that the weights of `open_weights` and `LazyWeights` are
+    never in memory together. The header holds a hash of every tensor, which reading checks. Names that share a tensor
+    each get a copy of it, so that readers need not know of the tie.
 
     Parameters
     ----------
@@ -70,6 +89,15 @@ def write_weights(
         What made it, kept in the header.
     metadata : mapping of str to str, optional
         What the header holds besides, such as that of the file that the weights are from.
+    shard_bytes : int, optional
+        Bytes of tensors in one file. Weights that are larger go to several, and ``path`` with ``.index.json`` after it
+        says which tensor is in which; it is written last. The files' names hold a part of a hash of what is in them:
+        those that an older index names stay, and stay whole.
+
+    Returns
+    -------
+    tuple of Path
+        What was written: the file, or the files and then the index.
 
     Raises
     ------
@@ -79,18 +107,25 @@ def write_weights(
 
     Examples
     --------
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_weights(Path(folder, "net.safetensors"), torch.nn.Linear(2, 1).state_dict())
-    ...     [path.name for path in Path(folder).iterdir()]
+    ...     written = write_weights(Path(folder, "net.safetensors"), torch.nn.Linear(2, 1).state_dict())
+    ...     [path.name for path in written]
     ['net.safetensors']
     """
     refuse_target(path, inputs=inputs, force=force)
     try:
-        content = weights_as_bytes(state, note=note, metadata=metadata)
+        infos = infos_of(state)
+        if shard_bytes is not None and sum(info.nbytes for info in infos.values()) > shard_bytes:
+            return _write_several(path, state, infos, _packed(infos, shard_bytes), inputs, force, (note, metadata))
+        with new_file(path) as new:
+            emit(new.stream, state, infos, note, metadata)
+            refuse_target(path, inputs=inputs, force=force)  # what was made meanwhile is not replaced, either
+            new.put(path)
     except InputError as error:
-        raise InputError(f"{one_line(path)}: {error}") from error
-    write_atomic(path, content, force=force)
+        shown = one_line(path)
+        raise error if str(error).startswith(shown) else InputError(f"{shown}: {error}") from error
+    return (path,)
 
 
 def weights_as_bytes(
@@ -112,25 +147,62 @@ def weights_as_bytes(
     InputError
         If a tensor has no entries (the meta device) or is of a kind that the format does not know.
     """
-    from safetensors.torch import save
-
-    for name, tensor in state.items():
-        if tensor.device.type == "meta" or tensor.layout is not torch.strided:
-            raise InputError(f"{one_line(name)} has no dense entries and cannot be written; build the model for real")
-    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
-    told = json.dumps({"note": note, "version": __version__}, sort_keys=True)
-    # Other libraries refuse a file that does not say which one its tensors are for.
-    header = {"format": "pt", **(metadata or {}), "weyl": told}
-    try:
-        return _with_metadata(save(copies), header)
-    except (KeyError, ValueError) as error:
-        raise InputError(f"a tensor cannot be written: {one_line(error)}") from error
+    stream = io.BytesIO()
+    emit(stream, state, infos_of(state), note, metadata)
+    return stream.getvalue()
 
 
-def _with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file with metadata in its header, sorted: the library writes several keys in an order of chance."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end]) | {"__metadata__": dict(sorted(metadata.items()))}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))
+def _packed(infos: Mapping[str, TensorInfo], most: int) -> list[list[str]]:
+    """Names for one file after another, in order; a tensor that is larger than a file has one of its own."""
+    files: list[list[str]] = [[]]
+    held = 0
+    for name, info in infos.items():
+        if files[-1] and held + info.nbytes > most:
+            files.append([])
+            held = 0
+        files[-1].append(name)
+        held += info.nbytes
+    return files
+
+
+def _write_several(
+    path: Path,
+    state: Mapping[str, Tensor],
+    infos: Mapping[str, TensorInfo],
+    files: list[list[str]],
+    inputs: tuple[Path, ...],
+    force: bool,
+    said: tuple[str, Mapping[str, str] | None],
+) -> tuple[Path, ...]:
+    """All files under other names first, then each put in its place, and the index last."""
+    index = path.with_name(path.name + INDEX)
+    _refuse_input(index, inputs)
+    refuse_existing(index, force=force)
+    if path.exists():
+        raise InputError(f"{one_line(path)} exists, and would be taken for the same weights in one file; move it away")
+    if len(files) > 99_999:
+        raise InputError(f"{one_line(path)} would be {len(files):,} files; give larger ones")
+    digest = hashlib.sha256()
+    made: list[NewFile] = []
+    with ExitStack() as stack:
+        for names in files:
+            new = stack.enter_context(new_file(path))
+            part = {name: infos[name] for name in names}
+            digest.update(emit(new.stream, state, part, *said))
+            new.finish()
+            made.append(new)
+        tag = digest.hexdigest()[:8]
+        paths = [
+            path.with_name(f"{path.stem}-{tag}-{number:05d}-of-{len(files):05d}{path.suffix}")
+            for number in range(1, len(files) + 1)
+        ]
+        for new, place in zip(made, paths, strict=True):
+            new.put(place)
+    write_atomic(index, _index(files, paths, infos.values()), force=force)
+    return (*paths, index)
+
+
+def _index(files: list[list[str]], paths: list[Path], infos: Iterable[TensorInfo]) -> str:
+    where = {name: path.name for names, path in zip(files, paths, strict=True) for name in names}
+    total = sum(info.nbytes for info in infos)
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2, sort_keys=True) + "\n"

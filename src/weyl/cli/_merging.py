@@ -19,7 +19,7 @@ KINDS = ("permute", "sign", "scale", "mix", "translate")
 COSTS = ("weights", "activations", "both")
 REPAIRS = ("bn", "repair")
 METHODS = ("average", "slerp")
-FILE = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, readable=False)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

@@ -124,7 +124,7 @@ def weights_options(command: Command) -> Command:
     decorators = [
         click.option(
             "--weights",
-            type=click.Path(path_type=Path),
+            type=click.Path(path_type=Path, readable=False),
             metavar="FILE",
             help="Trained weights of MODEL: .safetensors, .pt",
         ),

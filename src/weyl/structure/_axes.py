@@ -21,6 +21,7 @@ from typing import Any
 from weyl.errors import StructureError
 
 __all__ = [
+    "LARGEST",
     "Axis",
     "Cases",
     "Fixed",
@@ -32,6 +33,9 @@ __all__ = [
     "check_axis",
     "spaces_of",
 ]
+
+
+LARGEST = 2**63  # no dimension of a tensor has more positions
 
 
 @dataclass(frozen=True)
@@ -169,9 +173,9 @@ def axis_from_json(data: Any, depth: int = 0) -> Axis:
     match data:
         case bool():
             pass
-        case int() if data >= 0:
+        case int() if 0 <= data < LARGEST:
             return Fixed(data)
-        case {"space": str(space), "size": int(size)} if size >= 1:
+        case {"space": str(space), "size": int(size)} if 1 <= size < LARGEST:
             return Units(space, size)
         case {"product": [_, *_] as children}:
             return Product(tuple(axis_from_json(c, depth + 1) for c in children))

@@ -11,9 +11,10 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+from weyl._text import one_line
 from weyl.errors import StructureError
 from weyl.groups import Gauge, GaugeKind, Group, Kind, Space
-from weyl.structure._axes import Axis, axis_from_json, axis_to_json, check_axis, spaces_of
+from weyl.structure._axes import LARGEST, Axis, axis_from_json, axis_to_json, check_axis, spaces_of
 from weyl.structure._check import check_absorptions, check_weights
 from weyl.structure._weights import (
     Absorption,
@@ -242,23 +243,27 @@ class Structure:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise StructureError(f"a structure must be JSON: {error}") from None
+            raise StructureError(f"a structure must be JSON: {one_line(error)}") from None
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         if found not in (FORMAT, PERMUTATIONS_ONLY):
-            raise StructureError(f"expected format {FORMAT!r} or {PERMUTATIONS_ONLY!r}, got {found!r}")
+            got = one_line(repr(found), 80)
+            raise StructureError(f"expected format {FORMAT!r} or {PERMUTATIONS_ONLY!r}, got {got}")
         try:
             return cls(
                 spaces=tuple(_space_from_json(s) for s in data["spaces"]),
                 indices=tuple(_space_from_json(s) for s in data["indices"]),
                 axes={str(n): tuple(axis_from_json(a) for a in axes) for n, axes in data["axes"].items()},
-                opaque=tuple(Opaque(o["op"], o["module"], tuple(o["pinned"]), o["reason"]) for o in data["opaque"]),
-                unused=tuple(data["unused"]),
-                notes=tuple(data["notes"]),
+                opaque=tuple(
+                    Opaque(str(o["op"]), str(o["module"]), _texts(o["pinned"]), str(o["reason"]))
+                    for o in data["opaque"]
+                ),
+                unused=_texts(data["unused"]),
+                notes=_texts(data["notes"]),
                 pinned={str(place): str(why) for place, why in data["pinned"].items()},
                 **(_gauging_from_json(data) if found == FORMAT else {}),
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise StructureError(f"malformed structure: {type(error).__name__}: {error}") from None
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            raise StructureError(f"malformed structure: {type(error).__name__}: {one_line(error)}") from None
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a space, for tables.
@@ -338,9 +343,16 @@ def _space_to_json(space: Space) -> dict[str, Any]:
 
 def _space_from_json(data: Any) -> Space:
     size = data["size"]
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise StructureError(f"the size of a space must be a positive integer, got {size!r}")
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size < LARGEST:
+        got = one_line(repr(size), 40)
+        raise StructureError(f"the size of a space must be a positive integer of less than 64 bits, got {got}")
     return Space(str(data["name"]), size, Kind(data["kind"]), tuple(str(n) for n in data["within"]))
+
+
+def _texts(data: Any) -> tuple[str, ...]:
+    if not isinstance(data, list):
+        raise TypeError(f"expected a list of texts, got {type(data).__name__}")
+    return tuple(str(text) for text in data)
 
 
 def _gauge_to_json(gauge: Gauge) -> dict[str, Any]:
