@@ -19,6 +19,8 @@ from torch import nn
 import weyl
 from weyl.groups import Element, Gauge, GaugeKind, Kind, Space
 from weyl.orbits import balance, tangents
+from weyl.orbits._balance import _Problem
+from weyl.orbits._geometric import geometric_mean, mean_of_grams, newton_step
 from weyl.orbits._tangents import random_algebra
 from weyl.structure import Fixed, Structure, Units
 
@@ -346,3 +348,89 @@ def test_what_could_be_shrunk_for_ever_is_named():
     assert sum(float(shorter[n].square().sum()) for n, _ in net.named_parameters()) < found.norm_after
     plain = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     assert balance(weyl.discover(plain, (torch.zeros(1, 4),)), plain.state_dict()).left_alone == ()
+
+
+def spread_out(size, rank, condition, seed):
+    """Two sides of a linear gauge, shape (rows, units), with singular values down to 1 / condition."""
+    rng = np.random.default_rng(seed)
+    sides = []
+    for rows in (size + 3, size + 1):
+        left, right = (np.linalg.qr(rng.standard_normal((n, size)))[0] for n in (rows, size))
+        values = np.geomspace(1, 1 / condition, rank)
+        sides.append(torch.from_numpy((left[:, :rank] * values) @ right[:, :rank].T))
+    return sides
+
+
+@pytest.mark.parametrize("condition", [1.0, 30.0, 1e3, 1e6])
+@pytest.mark.parametrize("seed", range(3))
+def test_gram_matrices_give_thegeometric_mean(condition, seed):
+    """What singular values of the sides give, if Grams are well conditioned; else they are refused."""
+    up, down = spread_out(5, 5, condition, seed)
+    factor, good = mean_of_grams(up.T @ up, down.T @ down, 1.0)
+    assert bool(good) == (condition < 100)
+    if not good:
+        return
+    sides = [torch.linalg.qr(side, mode="r").R for side in (up, down)]
+    _, values, rows = torch.linalg.svd(geometric_mean(*sides, 5))
+    torch.testing.assert_close(factor, rows.mT @ values[:, None].mul(rows), rtol=1e-9, atol=1e-9)
+    inverse = torch.linalg.inv(factor)
+    balanced = factor @ up.T @ up @ factor, inverse @ down.T @ down @ inverse
+    torch.testing.assert_close(*balanced, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_newton_steps_are_of_third_order(power):
+    generator = torch.Generator().manual_seed(0)
+    up = torch.randn(2, 6, 4, generator=generator).double()
+    turn = torch.randn(2, 4, 4, generator=generator).double()
+    errors = []
+    for size in (1e-3, 1e-4):
+        change = torch.eye(4).double() + size * (turn + turn.mT)
+        down = up @ change @ change
+        step, good = newton_step(up.mT @ up, down.mT @ down, power)
+        exact, _ = mean_of_grams(up.mT @ up, down.mT @ down, power)
+        assert good.all() and float((step - torch.eye(4)).abs().max()) > size / 10
+        errors.append(float((step - exact).abs().max()))
+    assert errors[0] < 1e-6 and errors[1] < max(2e-3 * errors[0], 1e-14)
+    assert not newton_step(up.mT @ up, 3 * up.mT @ up, power)[1].any(), "far away it is no step"
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e3, 1e6])
+@pytest.mark.parametrize("rank", [4, 2])
+def test_badly_conditioned_sides_are_balanced_as_well(condition, rank):
+    case = discovered(lambda: nn.Sequential(nn.Linear(7, 4, bias=False), nn.Linear(4, 5, bias=False)), 2, 7)
+    up, down = spread_out(4, rank, condition, 1)
+    if rank < 4:
+        down = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)).double() @ up
+    state = {"0.weight": up.T.contiguous(), "1.weight": 3 * down}
+    found = balance(case.structure, state)
+    nuclear = 2 * float(torch.linalg.svdvals(state["1.weight"] @ state["0.weight"]).sum())
+    assert found.attained and math.isclose(found.norm_after, nuclear, rel_tol=1e-9)
+    product = found.state["1.weight"] @ found.state["0.weight"]
+    torch.testing.assert_close(product, state["1.weight"] @ state["0.weight"], rtol=1e-9, atol=1e-9)
+    assert found.norm_after < norm(state)
+
+
+def test_what_is_balanced_and_not_written_to_is_not_visited_again(monkeypatch):
+    """Two chains that share nothing: the short one is done at once, and the long one takes its sweeps."""
+    torch.manual_seed(0)
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.short = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+            self.long = nn.Sequential(*[one for _ in range(6) for one in (nn.Linear(4, 4), nn.ReLU())])
+
+        def forward(self, x):
+            return self.short(x), self.long(x)
+
+    net = Two().double()
+    structure = weyl.discover(net, (torch.zeros(1, 4).double(),))
+    steps = []
+    original = _Problem._step
+    monkeypatch.setattr(_Problem, "_step", lambda *args: (steps.append(args[1].name), original(*args))[1])
+    found = balance(structure, net.state_dict())
+    assert found.attained and found.iterations > 5
+    counts = {name: steps.count(name) for name in set(steps)}
+    assert counts["short.0 scale"] == 2, "the step, and the look that finds it balanced"
+    assert max(counts.values()) == found.iterations

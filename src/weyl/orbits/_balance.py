@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from weyl.actions import act
 from weyl.errors import NotFiniteError, StructureError
 from weyl.groups import Element, Gauge, GaugeKind
+from weyl.orbits._geometric import common_ranks, geometric_mean, mean_of_grams, newton_step
 from weyl.orbits._tangents import algebra_shape
 from weyl.orbits._views import Frame, checked, frames, is_statistic, once
 from weyl.structure import Structure
@@ -132,7 +132,7 @@ def balance(structure: Structure, state: Mapping[str, Tensor], *, norm_of: Colle
     factors, iterations, imbalance = problem.solved()
     element = _element(structure, factors)
     moved = act(element, structure, state)
-    shifts = _Problem(structure, moved, counted).translations()
+    shifts = _Problem(structure, moved, counted, kinds=(GaugeKind.TRANSLATION,)).translations()
     if shifts:
         element = _element(structure, shifts) @ element
         moved = act(element, structure, state)
@@ -190,24 +190,36 @@ class _Piece:
 
     def squares(self) -> Tensor:
         """Sum of squares for every unit."""
-        total = self.frame.summed(self.frame.view(self.tensor).square())
+        total = self._squares(self.frame.view(self.tensor))
         if self.frame.gauge.kind is GaugeKind.COMPLEX:
-            total = total + self.frame.summed(self.frame.partner(self.tensor).square())
+            total = total + self._squares(self.frame.partner(self.tensor))
         return total
+
+    def _squares(self, view: Tensor) -> Tensor:
+        """Without an array of squares, which would have to be written and read again."""
+        rest = tuple(range(view.dim() - self.frame.rank))
+        return torch.linalg.vector_norm(view, dim=rest).square() if rest else view.square()
 
 
 class _Problem:
     """A copy of the tensors in float64, which is balanced one gauge after another."""
 
-    def __init__(self, structure: Structure, state: Mapping[str, Tensor], counted: frozenset[str]) -> None:
+    def __init__(
+        self,
+        structure: Structure,
+        state: Mapping[str, Tensor],
+        counted: frozenset[str],
+        kinds: Collection[GaugeKind] = (*MOVING, GaugeKind.TRANSLATION),
+    ) -> None:
         self._structure = structure
         self._pieces: dict[str, list[_Piece]] = {gauge.name: [] for gauge in structure.gauges}
         self._device = torch.device("cpu")
         self._ranks: dict[str, Tensor] = {}
+        self._settled: dict[str, tuple[float, list[int]]] = {}
         self.unattained: dict[str, tuple[tuple[int, ...], ...]] = {}
         held = set()
         for name, names in once(structure, state).items():
-            acting = list(frames(structure, name))
+            acting = [frame for frame in frames(structure, name) if frame.gauge.kind in kinds]
             if not acting or not state[name].is_floating_point():
                 continue
             self._device = state[name].device
@@ -231,7 +243,7 @@ class _Problem:
         while sweeps < SWEEPS:
             sweeps += 1
             self.translations()
-            imbalance = max((self._step(gauge, total) for gauge in self._moving), default=0.0)
+            imbalance = max((self._visit(gauge, total) for gauge in self._moving), default=0.0)
             far = max((float(value.abs().max()) for value in total.values()), default=1.0)
             if imbalance <= TOLERANCE or not 1 / FARTHEST < far < FARTHEST:
                 break
@@ -243,6 +255,17 @@ class _Problem:
             return torch.eye(shape[-1], dtype=torch.float64, device=self._device).expand(shape)
         return torch.ones(shape, dtype=torch.float64, device=self._device)
 
+    def _visit(self, gauge: Gauge, total: dict[str, Tensor]) -> float:
+        """Step, unless the gauge was balanced and nothing has written to its tensors since."""
+        pieces = self._pieces[gauge.name]
+        known = self._settled.get(gauge.name)
+        if known is not None and known[1] == [piece.tensor._version for piece in pieces]:
+            return known[0]
+        imbalance = self._step(gauge, total)
+        if imbalance <= TOLERANCE:
+            self._settled[gauge.name] = imbalance, [piece.tensor._version for piece in pieces]
+        return imbalance
+
     def _step(self, gauge: Gauge, total: dict[str, Tensor]) -> float:
         """Minimise over one gauge, and return how far from balanced it was."""
         pieces = [piece for piece in self._pieces[gauge.name] if piece.counts]
@@ -252,7 +275,8 @@ class _Problem:
         if mix:
             # Ranks do not change along an orbit; they are clearest at its start.
             if gauge.name not in self._ranks:
-                self._ranks[gauge.name] = _ranks(pieces, one)
+                precision = max((piece.precision for piece in pieces), default=0.0)
+                self._ranks[gauge.name] = common_ranks(*_sides(pieces, one), precision)
             factor, imbalance, stuck = _mixing(pieces, one, sharing, self._ranks[gauge.name])
         else:
             factor, imbalance, stuck = _scaling(pieces, one, sharing)
@@ -330,19 +354,33 @@ def _scaling(pieces: Sequence[_Piece], one: Tensor, sharing: int) -> tuple[Tenso
 
 def _mixing(pieces: Sequence[_Piece], one: Tensor, sharing: int, ranks: Tensor) -> tuple[Tensor, float, Tensor]:
     """Symmetric matrices that lower the norm, how far from balanced copies were, and which have no minimum."""
-    up, down = _sides(pieces, one)
-    factor = one.clone()
-    stuck = ranks < 0
-    imbalance = 0.0
-    for copy in np.ndindex(*ranks.shape):
-        if ranks[copy] < 0:
-            continue
-        _, values, rows = torch.linalg.svd(_geometric_mean(up[copy], down[copy], int(ranks[copy])))
-        factor[copy] = rows.mT @ (values ** (1.0 / sharing))[:, None].mul(rows)
-        grams = up[copy].mT @ up[copy], down[copy].mT @ down[copy]
-        size = float(grams[0].norm() + grams[1].norm())
-        imbalance = max(imbalance, float((grams[0] - grams[1]).norm()) / size if size else 0.0)
+    factor, stuck = one.clone(), ranks < 0
+    up, down = (_gram([p for p in pieces if p.frame.weight.exponent == e], one) for e in (1, -1))
+    size = torch.linalg.matrix_norm(up) + torch.linalg.matrix_norm(down)
+    apart = torch.linalg.matrix_norm(up - down) / size.where(size > 0, 1.0)
+    imbalance = float(apart.where(~stuck.to(apart.device), 0.0).max()) if apart.numel() else 0.0
+    open_ = ranks == one.shape[-1]
+    for step in (newton_step, mean_of_grams):
+        if bool(open_.any()):
+            found, good = step(up[open_], down[open_], 1.0 / sharing)
+            done = torch.zeros_like(open_).masked_scatter(open_, good.cpu())
+            factor[done], open_ = found[good], open_ & ~done
+    rest = (ranks >= 0) & (open_ | (ranks < one.shape[-1]))
+    if bool(rest.any()):
+        sides = _sides(pieces, one)
+        for copy in map(tuple, rest.nonzero().tolist()):
+            _, values, rows = torch.linalg.svd(geometric_mean(sides[0][copy], sides[1][copy], int(ranks[copy])))
+            factor[copy] = rows.mT @ (values ** (1.0 / sharing))[:, None].mul(rows)
     return factor, imbalance, stuck
+
+
+def _gram(pieces: Sequence[_Piece], one: Tensor) -> Tensor:
+    """Sum of the Gram matrices of the units, shape ``(*outer, n, n)``."""
+    total = torch.zeros_like(one)
+    for piece in pieces:
+        rows = piece.frame.unfolded(piece.frame.view(piece.tensor)).to(one.device)
+        total += rows @ rows.mT
+    return total
 
 
 def _sides(pieces: Sequence[_Piece], one: Tensor) -> tuple[Tensor, Tensor]:
@@ -356,30 +394,3 @@ def _triangular(pieces: Sequence[_Piece], one: Tensor) -> Tensor:
     if not rows:
         return torch.zeros_like(one)
     return torch.linalg.qr(torch.cat(rows, -2), mode="r").R
-
-
-def _ranks(pieces: Sequence[_Piece], one: Tensor) -> Tensor:
-    """Rank of both sides of every copy and of their product, -1 where they differ.
-
-    The norm has a minimum where the range of one side and the kernel of the other together are everything, which is
-    where these ranks are the same.
-    """
-    up, down = _sides(pieces, one)
-    values = [torch.linalg.svdvals(side) for side in (up, down, down @ up.mT)]
-    largest = [v[..., :1] for v in values[:2]]
-    bounds = (*largest, largest[0] * largest[1])
-    small = 4 * one.shape[-1] * max((piece.precision for piece in pieces), default=0.0)
-    counts = [(v > small * bound).sum(-1) for v, bound in zip(values, bounds, strict=True)]
-    same = (counts[0] == counts[1]) & (counts[1] == counts[2])
-    return counts[0].where(same, -1).cpu()
-
-
-def _geometric_mean(up: Tensor, down: Tensor, rank: int) -> Tensor:
-    """M with ``M A Mᵀ = M⁻ᵀ B M⁻¹`` for A = upᵀ up and B = downᵀ down, both of some rank, as is their product.
-
-    On the kernel of B the matrix is free, and orthogonal.
-    """
-    left, values, _ = torch.linalg.svd(down @ up.mT, full_matrices=False)
-    rows = torch.linalg.svd(up).Vh
-    top = values[:rank, None] ** -0.5 * (left[:, :rank].mT @ down)
-    return torch.cat([top, rows[rank:]])
