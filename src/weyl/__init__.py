@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from weyl.actions import act as act
     from weyl.actions import act_optimizer as act_optimizer
     from weyl.actions import shift_logits as shift_logits
+    from weyl.canonical import Form as Form
+    from weyl.canonical import canonicalize as canonicalize
+    from weyl.canonical import fingerprint as fingerprint
+    from weyl.canonical import sketch as sketch
     from weyl.errors import CaptureError as CaptureError
     from weyl.errors import InputError as InputError
     from weyl.errors import LimitError as LimitError
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
     from weyl.groups import convolutional_order as convolutional_order
     from weyl.groups import expansion_counts as expansion_counts
     from weyl.groups import feedforward_order as feedforward_order
+    from weyl.identity import Comparison as Comparison
+    from weyl.identity import compare as compare
     from weyl.landscape import functional_dimension as functional_dimension
     from weyl.matching import Match as Match
     from weyl.matching import Universe as Universe
@@ -74,8 +80,10 @@ _HOMES = {
     "CaptureError": "errors",
     "Collapse": "geometry",
     "CollapseStatistics": "geometry",
+    "Comparison": "identity",
     "Element": "groups",
     "ExpansionCounts": "groups",
+    "Form": "canonical",
     "Gauge": "groups",
     "GaugeKind": "groups",
     "Group": "groups",
@@ -103,14 +111,17 @@ _HOMES = {
     "act_optimizer": "actions",
     "balance": "orbits",
     "barrier": "merging",
+    "canonicalize": "canonical",
     "check_tangents": "orbits",
     "collapse": "geometry",
+    "compare": "identity",
     "conserved": "orbits",
     "convolutional_order": "groups",
     "discover": "trace",
     "evaluator": "merging",
     "expansion_counts": "groups",
     "feedforward_order": "groups",
+    "fingerprint": "canonical",
     "fold_norms": "orbits",
     "functional_dimension": "landscape",
     "hidden_symmetry": "orbits",
@@ -124,12 +135,13 @@ _HOMES = {
     "shift_logits": "actions",
     "simplex": "geometry",
     "simplex_optimum": "geometry",
+    "sketch": "canonical",
     "tangents": "orbits",
     "universe": "matching",
     "verify": "proof",
 }
 # Rooms that are named in full: ``weyl.nn.SimplexHead``.
-_ROOMS = ("callbacks", "canonical", "geometry", "landscape", "matching", "merging", "nn", "orbits")
+_ROOMS = ("callbacks", "canonical", "geometry", "identity", "landscape", "matching", "merging", "nn", "orbits")
 
 __all__ = ["__version__", *_HOMES]
 

@@ -278,7 +278,6 @@ FOUND: dict[str, Callable[[], Program]] = {
 }
 REASONS = {
     "weight norm": "a scale that acts one way only has no least norm, and is left as it is",
-    "fused heads": "signs that act on part of a term are left out",
     "wide linear layer": "a linear layer wider than the rank of its readers has no least norm",
     "tensor train": "a linear layer wider than the rank of its readers has no least norm",
     "rotary in part of a head": "values wider than the stream have no least norm",
@@ -360,11 +359,8 @@ SPECIAL: dict[str, Callable[[State], State]] = {
     "uneven": uneven,
 }
 ONE_SIDED = "a unit with one side only has no least norm, and keeps its scale"
-SQUARES = "the squares of entries of one size tell no units apart"
 UNKNOWN: dict[tuple[str, str], str] = {
     **{("relu", key): ONE_SIDED for key in ("dead", "no first layer", "no middle layer", "no last layer", "sparse")},
-    ("sigmoid", "binary"): SQUARES,
-    ("deep tanh", "sparse"): "zeros tie signs together in several ways, of which one is tried",
 }
 
 

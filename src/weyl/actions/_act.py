@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, product
 
 import numpy as np
@@ -19,7 +20,7 @@ from weyl.errors import StructureError
 from weyl.groups import Element
 from weyl.structure import Axis, Cases, Fixed, Product, Structure, Sum, Units
 
-__all__ = ["act", "gather_indices"]
+__all__ = ["Mover", "act", "gather_indices"]
 
 Indices = NDArray[np.int64]
 
@@ -117,6 +118,75 @@ def act(element: Element, structure: Structure, state: Mapping[str, Tensor]) -> 
         out[name] = moved[identity]
     multiplier.absorb(out)
     return out
+
+
+class Mover:
+    """One element, ready to move the tensors of a state one at a time; what they share is worked out once.
+
+    Parameters
+    ----------
+    element : Element
+        Without constants that flips move into biases: those need two tensors at once.
+    structure : Structure
+        To whose group it belongs.
+    """
+
+    def __init__(self, element: Element, structure: Structure) -> None:
+        self._element, self._structure = element, structure
+        self._multiplier = Multiplier(element, structure)
+        self._plans: dict[tuple[Axis, ...], _Plan] = {}
+        self._indices: dict[Axis, Indices | None] = {}
+
+    def _plan(self, name: str) -> _Plan:
+        axes = self._structure.axes[name]
+        if axes not in self._plans:
+            self._plans[axes] = _Plan(axes, self._element, self._indices)
+        return self._plans[axes]
+
+    def moved(self, name: str, tensor: Tensor) -> Tensor:
+        """The tensor after the element; the same object if nothing moves it."""
+        return _moved(self._plan(name), self._multiplier, name, tensor)
+
+    def pieces(self, name: str, tensor: Tensor, entries: int) -> Iterator[Callable[[], Tensor]]:
+        """The tensor after the element, in runs of whole rows of about so many entries, each made when called for.
+
+        What the calls return is not to be written to. They may be made in any order, and by several threads.
+        """
+        plan = self._plan(name)
+        vectors = self._multiplier.vectors(name, tensor) if tensor.dim() > 1 else None
+        separate = vectors is not None and not plan.joint and all(index is None for index in plan.single[2:])
+        if not separate or vectors is None:
+            done = self.moved(name, tensor).contiguous()
+            step = _step(done, entries)
+            yield from (partial(_rows, done, start, step) for start in range(0, len(done) if done.dim() else 1, step))
+            return
+        tensor = tensor.detach().contiguous()
+        rows, columns = (None if i is None else torch.from_numpy(i).to(tensor.device) for i in plan.single[:2])
+        factors = [None if v is None else v.to(tensor.device, tensor.dtype) for v in vectors]
+        shape = (-1, *[1] * (tensor.dim() - 1)), (-1, *[1] * (tensor.dim() - 2))
+        step = _step(tensor, entries)
+
+        def piece(run: slice) -> Tensor:
+            found = tensor[run] if rows is None else tensor.index_select(0, rows[run])
+            found = found if columns is None else found.index_select(1, columns)
+            fresh = rows is not None or columns is not None
+            factor = None if factors[0] is None else factors[0][run].view(shape[0])
+            for vector in (factor, None if factors[1] is None else factors[1].view(shape[1])):
+                if vector is not None:
+                    found = found.mul_(vector) if fresh else found * vector
+                    fresh = True
+            return found
+
+        for start in range(0, len(tensor), step):
+            yield partial(piece, slice(start, start + step))
+
+
+def _rows(tensor: Tensor, start: int, count: int) -> Tensor:
+    return tensor[start : start + count] if tensor.dim() else tensor
+
+
+def _step(tensor: Tensor, entries: int) -> int:
+    return max(1, entries * len(tensor) // max(1, tensor.numel())) if tensor.dim() else 1
 
 
 def _moved(plan: _Plan, multiplier: Multiplier, name: str, tensor: Tensor) -> Tensor:

@@ -89,7 +89,9 @@ class Multiplier:
     def vectors(self, name: str, tensor: Tensor) -> tuple[Tensor | None, Tensor | None] | None:
         """Factors of rows and columns in the tensor's dtype, if they are all that acts on it; None if more does."""
         acting = self.acting(name)
-        simple = tensor.dtype in (torch.float32, torch.float64) and name not in self._structure.offsets
+        exact = all(gauge.kind is GaugeKind.SIGN for gauge, _ in acting) and tensor.element_size() > 1
+        wide = tensor.dtype in (torch.float32, torch.float64)
+        simple = tensor.is_floating_point() and (wide or exact) and name not in self._structure.offsets
         alone: tuple[list[tuple[Gauge, Weight]], ...] = ([], [])
         for gauge, weight in acting:
             dim = weight.blocks[0][0] if len(weight.blocks) == 1 else -1

@@ -13,9 +13,9 @@ from weyl.groups import Element, GaugeKind
 from weyl.matching._activations import Activation
 from weyl.matching._problem import Problem, Units, incidence, pair_terms
 from weyl.matching._terms import Moments, Term
-from weyl.structure import Block, Structure, Weight, block_positions, blocks_of, spaces_of
+from weyl.structure import Block, Structure, Weight, blocks_of, spaces_of
 
-__all__ = ["build", "centred", "moment_terms"]
+__all__ = ["build", "moment_terms"]
 
 Origins = list[tuple[str, tuple[Block, ...]]]
 
@@ -106,23 +106,6 @@ class _Acting:
         moved = Block(blocks[weight.dim].base + weight.partner, blocks[weight.dim].factors)
         wanted = (tensor, (*blocks[: weight.dim], moved, *blocks[weight.dim + 1 :]))
         return self._origins.index(wanted)
-
-
-def centred(structure: Structure, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    r"""A state in coordinates in which flips of sigmoids are linear; returns a new one, sharing what stays.
-
-    With :math:`\sigma(x) = c/2 + \tau(x)` and an odd :math:`\tau`, a reader's bias plus c/2 times the row sums of
-    its weight is the bias of a reader of :math:`\tau`: a flip negates columns and leaves it alone.
-    """
-    out = dict(state)
-    for absorptions in structure.absorptions.values():
-        for absorption in absorptions:
-            weight = state[absorption.weight]
-            index = torch.from_numpy(block_positions(absorption.block)).to(weight.device)
-            read = weight.detach().index_select(absorption.dim, index).double()
-            rows = read.movedim(absorption.dim, 1).flatten(1).sum(1)
-            out[absorption.bias] = out[absorption.bias].double() + absorption.constant / 2 * rows
-    return out
 
 
 def moment_terms(

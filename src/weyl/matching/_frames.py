@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from weyl._memory import tensor_identity
 from weyl.actions import act, check_state
-from weyl.canonical import normal_gauge
+from weyl.canonical import centred, in_double, normal_gauge
 from weyl.errors import MismatchError, NotFiniteError, StructureError
 from weyl.groups import Element, GaugeKind
-from weyl.matching._build import centred
 from weyl.structure import Structure
 
 __all__ = ["Frames", "check_pair", "distance"]
@@ -147,18 +145,6 @@ def _typical(tensor: Tensor) -> float:
     if sizes.numel() > 2:
         sizes = sizes.clamp(max=FAR * float(sizes.median()) or float(sizes.max()))
     return float(sizes.square().mean().sqrt()) if sizes.numel() else 0.0
-
-
-def in_double(state: State) -> dict[str, Tensor]:
-    """Floating tensors in float64; those that shared one share one again."""
-    made: dict[object, Tensor] = {}
-    out = {}
-    for name, tensor in state.items():
-        shared = tensor_identity(tensor)
-        if shared not in made:
-            made[shared] = tensor.detach().double() if tensor.is_floating_point() else tensor
-        out[name] = made[shared]
-    return out
 
 
 def distance(structure: Structure, a: State, b: State) -> float:

@@ -11,18 +11,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from weyl.actions import act, check_seed
-from weyl.canonical import restricted
-from weyl.errors import UsageError
+from weyl.canonical import centred, normal_places, restricted, shapes_of, slack_of
+from weyl.errors import LimitError, UsageError
 from weyl.groups import Element, GaugeKind
 from weyl.matching._activations import Activation, cross_moments
-from weyl.matching._build import build, centred, moment_terms
+from weyl.matching._build import build, moment_terms
 from weyl.matching._descent import Ascent, Record, ascend, unfinished
 from weyl.matching._frames import Frames, check_pair, distance
 from weyl.matching._problem import Problem
 from weyl.matching._recognise import pair_units, propagate
 from weyl.structure import Structure
 
-__all__ = ["Job", "Match", "checked_options", "match", "norm", "search"]
+__all__ = ["Job", "Match", "checked_options", "match", "norm", "recognise", "search"]
 
 State = Mapping[str, Tensor]
 Progress = Callable[[str], None]
@@ -214,6 +214,32 @@ def match(
     return replace(found, element=found.element @ first, distance_before=distance(structure, a, b))
 
 
+def recognise(
+    structure: Structure,
+    a: State,
+    b: State,
+    *,
+    kinds: Iterable[str] | None = None,
+    progress: Progress | None = None,
+) -> Match | None:
+    """The element that makes b a copy of a, up to rounding, or None if there is none to be seen; no search is made.
+
+    Parameters
+    ----------
+    structure, a, b, kinds, progress
+        As in `match`.
+
+    Raises
+    ------
+    MismatchError, NotFiniteError, StructureError, UsageError
+        As `match`.
+    """
+    moves = checked_options("weights", kinds, 1, None)
+    check_pair(structure, a, b)
+    found = Job(structure, a, b, moves, progress or (lambda text: None)).recognised()
+    return found if isinstance(found, Match) else None
+
+
 def search(
     job: Job,
     costs: str,
@@ -245,12 +271,19 @@ def checked_options(costs: str, kinds: Iterable[str] | None, restarts: int, star
 
 
 class Job:
-    """Two states in their normal gauges, and the search for the element between them."""
+    """Two states in their normal gauges, and the search for the element between them.
+
+    Attributes
+    ----------
+    states : list of state dicts
+        In their normal gauges.
+    """
 
     def __init__(self, structure: Structure, a: State, b: State, kinds: frozenset[str], say: Progress) -> None:
         self._structure, self._given, self._kinds, self._say = structure, (a, b), kinds, say
         frame = Frames(structure, (a, b), kinds)
         self._frame = frame
+        self.states = frame.states
         self._a, self._b = frame.states
         self._moments: tuple[Activation, ...] = ()
         self._factor = 0.0
@@ -270,9 +303,10 @@ class Job:
         first = self._identity() if isinstance(start, Element) or start in (None, "identity") else None
         if start in (None, "invariants"):
             self._say("comparing invariants")
-            guess = self._recognised()
-            if self._exactly(guess):
-                return self._result(guess, None)
+            copy = self.recognised()
+            if isinstance(copy, Match):
+                return copy
+            guess = copy
             if self._shifted():
                 guess = self._frame.permutations_and_signs(guess)
             better = first is None or self._value(guess) > self._value(first)
@@ -319,6 +353,28 @@ class Job:
 
     def _value(self, element: Element) -> float:
         return self._problem(element).objective()
+
+    def recognised(self) -> Match | Element:
+        """The match if b is a copy of a, which normal forms say or invariants; else what invariants guess."""
+        for find in (self._in_place, self._recognised):
+            guess = find()
+            if self._exactly(guess):
+                return self._result(guess, None)
+        return guess
+
+    def _in_place(self) -> Element:
+        """What normal forms say: exact for copies, and nothing for others."""
+        slack = 0.0
+        if self._frame.continuous or self._structure.absorptions:
+            slack = slack_of(tensor for state in self._given for tensor in state.values())
+        try:
+            ours, theirs = (
+                normal_places(self._structure, s, self._kinds, shapes_of(self._structure, s)[0], slack=slack).element
+                for s in (self._a, self._b)
+            )
+        except LimitError:
+            return self._identity()
+        return ~ours @ theirs
 
     def _recognised(self) -> Element:
         """What invariants say: units first, then signs, rotations and phases from what is fixed outwards."""

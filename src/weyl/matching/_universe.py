@@ -11,10 +11,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from weyl.actions import act, check_seed
+from weyl.canonical import centred
 from weyl.errors import UsageError
 from weyl.groups import Element
 from weyl.matching._activations import Activation, cross_moments
-from weyl.matching._build import build, centred, moment_terms
+from weyl.matching._build import build, moment_terms
 from weyl.matching._descent import Record, ascend
 from weyl.matching._frames import Frames, check_pair
 from weyl.matching._match import DOMINANT, SWEEPS, Job, checked_options, norm, search

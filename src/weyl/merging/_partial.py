@@ -18,10 +18,10 @@ from weyl._memory import tensor_identity
 from weyl._text import one_line
 from weyl.actions import act
 from weyl.actions._state import check_floating, check_state, check_structure
+from weyl.canonical import in_double
 from weyl.errors import StructureError, UsageError
 from weyl.groups import Element
 from weyl.matching._batches import Network, check_data, check_model, read_batches, undisturbed
-from weyl.matching._frames import in_double
 from weyl.matching._match import match
 from weyl.merging._similarity import similarities
 from weyl.merging._widen import Plan, Roles, widened

@@ -5,11 +5,13 @@ from weyl.orbits._check import GaugeCheck, TangentCheck, check_tangents
 from weyl.orbits._conserved import Conserved, conserved
 from weyl.orbits._fold import Folded, fold_norms
 from weyl.orbits._hidden import HiddenSymmetry, compare_dimensions, hidden_symmetry
-from weyl.orbits._orbit import Orbit, OrbitSize, orbit
+from weyl.orbits._orbit import Orbit, OrbitSize, finite_part, orbit
+from weyl.orbits._tables import Atoms, Table, tables_of
 from weyl.orbits._tangents import Tangent, direction, tangents
-from weyl.orbits._views import Frame, frames
+from weyl.orbits._views import Frame, frames, once
 
 __all__ = [
+    "Atoms",
     "Balanced",
     "Conserved",
     "Folded",
@@ -18,6 +20,7 @@ __all__ = [
     "HiddenSymmetry",
     "Orbit",
     "OrbitSize",
+    "Table",
     "Tangent",
     "TangentCheck",
     "balance",
@@ -25,9 +28,12 @@ __all__ = [
     "compare_dimensions",
     "conserved",
     "direction",
+    "finite_part",
     "fold_norms",
     "frames",
     "hidden_symmetry",
+    "once",
     "orbit",
+    "tables_of",
     "tangents",
 ]

@@ -352,7 +352,7 @@ class _Check:
         return [(a - b) / (2 * step) for a, b in zip(*ends, strict=True)]
 
     def _floating(self, state: State, inputs: Any) -> list[Tensor]:
-        return [t for t in self.run._outputs(self.run.twin, state, inputs) if t.is_floating_point()]
+        return [t for t in self.run.outputs(self.run.twin, state, inputs) if t.is_floating_point()]
 
 
 class _Elementary(TorchFunctionMode):

@@ -23,7 +23,7 @@ from weyl.orbits._signs import Signs
 from weyl.orbits._tables import Atoms, tables_of
 from weyl.structure import Structure, Weight, block_positions
 
-__all__ = ["Orbit", "OrbitSize", "orbit"]
+__all__ = ["Orbit", "OrbitSize", "finite_part", "orbit"]
 
 # A space or gauge, a copy, and units of it.
 Units = tuple[str, tuple[int, ...], tuple[int, ...]]
@@ -220,7 +220,7 @@ def orbit(structure: Structure, state: Mapping[str, Tensor], *, tolerance: float
         raise UsageError(f"tolerance must be positive and budget a whole number, got {tolerance!r} and {budget!r}")
     _check(structure, state)
     known = {name: tensor for name, tensor in state.items() if name in structure.axes}
-    finite = _finite(structure)
+    finite = finite_part(structure)
     atoms = Atoms(finite)
     arrays = {name: _array(name, tensor) for name, tensor in known.items()}
     arrays.update(_unabsorbed(structure, known, arrays))
@@ -247,8 +247,14 @@ def orbit(structure: Structure, state: Mapping[str, Tensor], *, tolerance: float
     )
 
 
-def _finite(structure: Structure) -> Structure:
-    """The same structure with signs in place of the matrices, and complex numbers, that contain them."""
+def finite_part(structure: Structure) -> Structure:
+    """The same structure with signs in place of the matrices, and complex numbers, that contain them.
+
+    Parameters
+    ----------
+    structure : Structure
+        Its own signs, scales and translations stay.
+    """
     weights = {name: dict(tensors) for name, tensors in structure.weights.items()}
     gauges = []
     for gauge in structure.gauges:

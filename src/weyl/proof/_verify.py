@@ -135,14 +135,14 @@ class Run:
                 if is_float(value):
                     setattr(module, name, value.double())
         try:
-            self._outputs(twin, state_of(twin), cast(self.inputs, torch.float64))
+            self.outputs(twin, state_of(twin), cast(self.inputs, torch.float64))
             return twin, torch.float64
         except RuntimeError:  # an operator that knows only one precision
             twin = copy_module(self.model).eval()
         dtypes = {t.dtype for t in twin.parameters() if t.is_floating_point()}
         self.dtype = max(dtypes, key=lambda d: torch.finfo(d).eps, default=torch.float32)
         try:
-            self._outputs(twin, state_of(twin), cast(self.inputs, self.dtype))
+            self.outputs(twin, state_of(twin), cast(self.inputs, self.dtype))
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise explain(error, self.model) from error
         return twin, self.dtype
@@ -154,12 +154,12 @@ class Run:
         for trial in range(trials):
             if trial:
                 state, inputs = self.sampler.general(state_of(self.twin)), self.sampler.inputs(inputs)
-            before = self._outputs(self.twin, state, inputs)
+            before = self.outputs(self.twin, state, inputs)
             element = self.structure.group.random(self.seed + trial)
-            together.append(self._change(before, act(element, self.structure, state), inputs))
+            together.append(self.change(before, act(element, self.structure, state), inputs))
             for move, found in alone.items():
                 element = element_of(self.structure, move, self.seed + trial)
-                found.append(self._change(before, act(element, self.structure, state), inputs))
+                found.append(self.change(before, act(element, self.structure, state), inputs))
         errors = {move: _worst(found) for move, found in alone.items()}
         error = _worst([*together, *errors.values()])
         tolerance = SLACK * torch.finfo(self.lowest).eps * math.sqrt(self.operators)
@@ -203,7 +203,8 @@ class Run:
         return "holds", f"every element kept the output to {error:.1e}; a wrong one changed it"
 
     # ------------------------------------------------------------------ runs
-    def _outputs(self, module: nn.Module, state: State, inputs: Any, watch: Watch | None = None) -> list[Tensor]:
+    def outputs(self, module: nn.Module, state: State, inputs: Any, watch: Watch | None = None) -> list[Tensor]:
+        """The tensors that a module returns with some state, random numbers drawn alike every time."""
         args, kwargs = inputs
         self._reseed()
         with watch or Watch(self.dtype) as watch:
@@ -219,8 +220,9 @@ class Run:
         for device in self.devices:
             torch.cuda.default_generators[device].manual_seed(self.seed)
 
-    def _change(self, before: list[Tensor], after: State, inputs: Any) -> float:
-        return _relative(before, self._outputs(self.twin, after, inputs))
+    def change(self, before: list[Tensor], after: State, inputs: Any) -> float:
+        """Largest relative change of outputs with another state."""
+        return _relative(before, self.outputs(self.twin, after, inputs))
 
     def _float32(self) -> float | None:
         """Relative change with real weights in float32, no cast skipped; None where it does not run."""
@@ -247,12 +249,12 @@ class Run:
         for terms in (2, 4, 8):  # few terms may leave nothing of the input in the output, many may round
             state = self.sampler.integer_state(state_of(self.twin), terms)
             watch = Watch(self.dtype, exact=True)
-            before = self._outputs(self.twin, state, inputs, watch)
+            before = self.outputs(self.twin, state, inputs, watch)
             if not watch.all_exact:
                 break
             if any(bool((t != 0).any()) for t in before):
                 moved = act(exact_element(self.structure, self.seed, integers=True), self.structure, state)
-                after = self._outputs(self.twin, moved, inputs)
+                after = self.outputs(self.twin, moved, inputs)
                 agreed = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
                 if not agreed:
                     break
@@ -267,9 +269,9 @@ class Run:
         for draw in range(DRAWS):
             state = self.sampler.general(state_of(self.twin))
             inputs = self.sampler.inputs(cast(self.inputs, self.dtype))
-            before = self._outputs(self.twin, state, inputs)
+            before = self.outputs(self.twin, state, inputs)
             for name, wrong in wrong_states(self.structure, state, move, self.seed + draw):
-                error = self._change(before, wrong, inputs)
+                error = self.change(before, wrong, inputs)
                 if error > control.relative_error or not control.parameter:
                     control = Control(name, error, error > FACTOR * tolerance)
                 if control.detected:

@@ -1,0 +1,441 @@
+"""``compare``: whether one network is the other, in disguise, or was made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weyl._text import one_line
+from weyl.actions import act, check_seed, check_structure
+from weyl.canonical import exact_part, in_double, labelled, public_element, shapes_of
+from weyl.errors import LimitError, StructureError, UsageError
+from weyl.groups import Element
+from weyl.identity._evidence import Evidence, evidence
+from weyl.identity._formats import Rounding, rounding
+from weyl.identity._shared import Shared, shared_part
+from weyl.identity._statistics import LEAST
+from weyl.matching import Job, Match, distance, match
+from weyl.proof import Agreement, same_outputs
+from weyl.structure import Structure
+
+__all__ = ["VERDICTS", "Comparison", "chance_text", "compare"]
+
+State = Mapping[str, Tensor]
+Progress = Callable[[str], None]
+
+VERDICTS = ("identical", "same function", "same up to precision", "derived", "unrelated", "inconclusive")
+# Verdicts that say that both compute one function, as far as the numbers are kept.
+SAME = VERDICTS[:3]
+# Chance of independent trainings to be called related.
+ALPHA = 1e-6
+# Share of units matched alike, and how much less likely than that, from which coincidences decide alone: on trainings
+# of one task they are a little more frequent than chance.
+AGREEING, SURE = 0.1, 1e-4
+KINDS = frozenset({"permute", "sign", "scale", "mix", "translate"})
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What two states are to each other, and why.
+
+    Attributes
+    ----------
+    verdict : str
+        ``identical``: the same numbers. ``same function``: a symmetry of the architecture makes one of the other, up to
+        the rounding of float32 or float64. ``same up to precision``: and then the numbers were rounded to a coarser
+        format. ``derived``: one was made from the other, or both from a third, by training, pruning, merging or noise,
+        whatever the labelling of units now. ``unrelated``: nothing shows that they have anything in common.
+        ``inconclusive``: NaN or infinity, or nothing to test.
+    p_value : float or None
+        Chance that independent trainings look as related; None where the verdict rests on no statistics.
+    distance, distance_before : float or None
+        Of b, moved by the element and as it was, from a, relative to the norm of a; over what was compared.
+    element : Element or None
+        ``weyl.act(element, structure, b)`` lies next to a. Of the group of `structure`.
+    structure : Structure
+        What was compared: the part of the given one that both states have.
+    evidence : Evidence or None
+        What statistics say, space by space; None if they were not needed.
+    rounding : Rounding or None
+        The format that the coarser of the two has, if that explains all differences.
+    outputs : Agreement or None
+        What the model returned for both, if one was given.
+    left_out : tuple of str
+        Tensors that were not compared, or not as a whole, one line each.
+    reasons : tuple of str
+        Why this verdict, one sentence each.
+    """
+
+    verdict: str
+    p_value: float | None
+    distance: float | None
+    distance_before: float | None
+    element: Element | None
+    structure: Structure
+    evidence: Evidence | None = None
+    rounding: Rounding | None = None
+    outputs: Agreement | None = None
+    left_out: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def same(self) -> bool:
+        """Whether both compute one function, up to precision."""
+        return self.verdict in SAME
+
+    def explain(self) -> str:
+        """The verdict, its reasons, and the evidence of every space, as text."""
+        lines = [f"{self.verdict}: {self.reasons[0]}" if self.reasons else self.verdict, *self.reasons[1:]]
+        if self.evidence is not None:
+            lines += ["", *_table(self.evidence)]
+        if self.left_out:
+            lines += ["", "not compared, or not as a whole:", *(f"  {line}" for line in self.left_out)]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; the element is left out."""
+        return {
+            "verdict": self.verdict,
+            "same": self.same,
+            "p_value": self.p_value,
+            "distance": self.distance,
+            "distance_before": self.distance_before,
+            "moves": sorted(self.element.moves) if self.element is not None else None,
+            "evidence": None if self.evidence is None else self.evidence.to_dict(),
+            "rounding": None if self.rounding is None else self.rounding.to_dict(),
+            "outputs": None
+            if self.outputs is None
+            else {
+                "error": self.outputs.error,
+                "tolerance": self.outputs.tolerance,
+                "wrong_error": self.outputs.wrong_error,
+                "same": self.outputs.same,
+            },
+            "left_out": list(self.left_out),
+            "reasons": list(self.reasons),
+        }
+
+    def __repr__(self) -> str:
+        p = "" if self.p_value is None else f", {chance_text(self.p_value)}"
+        far = "" if self.distance is None else f", distance {self.distance_before:.3g} to {self.distance:.3g}"
+        return f"Comparison({self.verdict}{p}{far})"
+
+
+def compare(
+    structure: Structure,
+    a: State,
+    b: State,
+    *,
+    model: nn.Module | None = None,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    output: Callable[[Any], Any] | None = None,
+    alpha: float = ALPHA,
+    align: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Comparison:
+    r"""Decide what two states of one architecture are to each other, whatever symmetry hides it.
+
+    First numbers are compared, then normal forms under permutations and signs, bit for bit; then under the whole group,
+    up to rounding. If none of these shows a copy, two matchings of the units of every space that use disjoint tensors
+    are compared: for networks that were trained apart they have nothing to do with each other, whatever the labelling
+    (:func:`weyl.identity.evidence`). If they agree more than chance allows, the states are aligned, and it is looked at
+    whether rounding to a coarser format explains what is left.
+
+    Parameters
+    ----------
+    structure : Structure
+        Of the model of both states, or of one of them: where they differ (a head that was replaced, a vocabulary
+        that was resized, layers that were dropped), what they share is compared.
+    a, b : mapping of str to tensor
+        State dicts; neither is changed.
+    model : nn.Module, optional
+        Then the outputs of both states are compared, too, on inputs; its own weights are not used.
+    args, kwargs, output
+        Inputs of the model, and what of its result counts, as in :func:`weyl.discover`.
+    alpha : float
+        Independent trainings are called derived with at most this probability.
+    align : bool
+        Whether states that are derived are aligned, by assignments; otherwise `element` is the identity.
+    seed : int
+        Of the relabellings within the tests.
+    progress : callable, optional
+        Called with one line of text now and then.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    MismatchError
+        If the states share no tensor with the structure.
+    StructureError
+        If they are no state dicts.
+    UsageError
+        If ``alpha`` is not between 0 and 1.
+
+    Notes
+    -----
+    "unrelated" says that the test saw nothing: networks of few units may be related all the same, and the evidence
+    says how many there were. The same data alone does not make two trainings related.
+
+    References
+    ----------
+    Zhu et al., "Independence tests for language models", 2025, for the statistics. Zeng et al., "HuRef", NeurIPS 2024,
+    for invariants of attention.
+
+    Examples
+    --------
+    >>> import torch, weyl
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(9, 64), nn.GELU(), nn.Linear(64, 9))
+    >>> structure = weyl.discover(net, (torch.zeros(1, 9),))
+    >>> twin = weyl.act(structure.group.random(seed=1), structure, net.state_dict())
+    >>> compare(structure, net.state_dict(), twin).verdict
+    'same function'
+    >>> noisy = {name: tensor + 1e-3 * torch.randn(tensor.shape) for name, tensor in twin.items()}
+    >>> compare(structure, net.state_dict(), noisy).verdict
+    'derived'
+    """
+    check_structure(structure)
+    check_seed(seed)
+    if not 0 < alpha < 1:
+        raise UsageError(f"alpha must be between 0 and 1, got {alpha!r}")
+    for state in (a, b):
+        if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise StructureError(
+                f"expected state dicts of tensors, got {type(state).__name__}: pass model.state_dict()"
+            )
+    job = _Work(shared_part(structure, a, b), progress or (lambda text: None), alpha, seed)
+    found = job.verdict(align=align)
+    whole = not job.left_out and set(job.structure.axes) == set(structure.axes)
+    if found.same and not whole:
+        why = "what both have is the same, but they are not the same as a whole"
+        found = replace(found, verdict="derived", reasons=(why, *found.reasons))
+    if model is not None and whole and found.verdict != "inconclusive":
+        job.say("comparing outputs")
+        agreement = same_outputs(model, structure, a, b, args, kwargs, output, seed=seed)
+        found = _with_outputs(found, agreement)
+    return found
+
+
+def _with_outputs(found: Comparison, agreement: Agreement) -> Comparison:
+    """The verdict after a look at what the model returns."""
+    if found.verdict in ("identical", "same function"):
+        if not agreement.same:
+            why = f"the symmetry was found, but outputs differ by {agreement.error:.1e} of the largest"
+            return replace(found, verdict="inconclusive", outputs=agreement, reasons=(why, *found.reasons))
+        seen = "" if agreement.detected else "; a wrong copy went unseen on these inputs, so this proves little"
+        why = (
+            f"outputs agree to {agreement.error:.1e} of the largest (rounding explains {agreement.tolerance:.1e}){seen}"
+        )
+    else:
+        why = f"outputs differ by {agreement.error:.1e} of the largest"
+    return replace(found, outputs=agreement, reasons=(*found.reasons, why))
+
+
+class _Work:
+    """One comparison of what two states share."""
+
+    def __init__(self, shared: Shared, say: Progress, alpha: float, seed: int) -> None:
+        self.structure, self.a, self.b, self.left_out = shared.structure, shared.a, shared.b, shared.left_out
+        self.say, self._alpha, self._seed = say, alpha, seed
+
+    def _said(self, verdict: str, *reasons: str, **more: Any) -> Comparison:
+        facts = {"p_value": None, "distance": None, "distance_before": None, "element": None, **more}
+        return Comparison(verdict, structure=self.structure, left_out=self.left_out, reasons=reasons, **facts)
+
+    def _aligned(self, element: Element) -> dict[str, Any]:
+        size = distance(self.structure, self.a, {n: torch.zeros_like(t) for n, t in self.a.items()}) or 1.0
+        moved = act(element, self.structure, self.b)
+        return {
+            "element": element,
+            "distance": distance(self.structure, self.a, moved) / size,
+            "distance_before": distance(self.structure, self.a, self.b) / size,
+        }
+
+    def _identity(self) -> Element:
+        group = self.structure.group
+        return Element(group.spaces, group.identity(), group.gauges)
+
+    def verdict(self, *, align: bool) -> Comparison:
+        """From the cheapest question to the dearest."""
+        bad = self._not_finite()
+        if bad:
+            return self._said("inconclusive", f"{bad[0]} has NaN or infinite entries, and nothing is decided on those")
+        self.say("comparing numbers")
+        if self._equal(self.a, self.b):
+            same = [n for n in self.a if self.a[n].dtype != self.b[n].dtype]
+            why = "every number is the same" + (", in another format" if same else "")
+            return self._said("same function" if same else "identical", why, **self._aligned(self._identity()))
+        return self._copy() or self._rounded_copy() or self._mixed_copy() or self._statistics(align=align)
+
+    def _not_finite(self) -> list[str]:
+        return [
+            f"{one_line(name, 80)!r} of the {which} state"
+            for which, state in (("first", self.a), ("second", self.b))
+            for name, tensor in state.items()
+            if tensor.is_floating_point() and not bool(_wide(tensor).isfinite().all())
+        ]
+
+    def _equal(self, a: State, b: State) -> bool:
+        return all(torch.equal(_wide(a[n]), _wide(b[n].to(a[n].device))) for n in self.structure.axes)
+
+    def _copy(self) -> Comparison | None:
+        """Whether permutations and signs make one of the other, number by number."""
+        self.say("comparing normal forms")
+        element = self._exact(self.a, self.b)
+        if element is None:
+            return None
+        return self._said(
+            "same function",
+            f"{_moves(element)} make one of the other, number by number",
+            **self._aligned(element),
+        )
+
+    def _exact(self, a: State, b: State) -> Element | None:
+        finite = exact_part(self.structure)
+        wide = [{n: _wide(state[n]) for n in self.structure.axes} for state in (a, b)]
+        try:
+            ours, theirs = (labelled(finite, state, shapes_of(self.structure, state)[0]) for state in wide)
+        except LimitError:
+            return None
+        element = ~ours.element @ theirs.element
+        if not self._equal(wide[0], act(element, finite, wide[1])):
+            return None
+        return ~public_element(self.structure, ours) @ public_element(self.structure, theirs)
+
+    def _rounded_copy(self) -> Comparison | None:
+        """Whether one, rounded to the format of the other, is a copy of it, number by number."""
+        for fine, coarse in ((self.a, self.b), (self.b, self.a)):
+            found = rounding(fine, coarse)
+            if found is None or not found.formats:
+                continue
+            cast = found.applied(fine)
+            element = self._exact(cast, coarse) if fine is self.a else self._exact(coarse, cast)
+            if element is not None:
+                how = "" if element.is_identity else f", after {_moves(element)}"
+                return self._said(
+                    "same up to precision",
+                    f"one is the other rounded to {found.name}, number by number{how}",
+                    rounding=found,
+                    **self._aligned(element),
+                )
+        return None
+
+    def _mixed_copy(self) -> Comparison | None:
+        """Whether the whole group makes one of the other, up to rounding."""
+        self.say("comparing under the whole group")
+        self._job = Job(self.structure, self.a, self.b, KINDS, self.say)
+        found = self._job.recognised()
+        if not isinstance(found, Match):
+            return None
+        facts = self._aligned(found.element)
+        why = f"{_moves(found.element)} make one of the other, up to rounding (a distance of {facts['distance']:.1e})"
+        return self._said("same function", why, **facts)
+
+    def _statistics(self, *, align: bool) -> Comparison:
+        self.say("testing for a common origin")
+        found = evidence(self.structure, *self._job.states, seed=self._seed)
+        if all(space.match_p is None and space.halves_p is None for space in found.spaces):
+            return self._said(
+                "inconclusive",
+                "no space of units can be matched in two ways, so there is nothing to test",
+                evidence=found,
+            )
+        facts: dict[str, Any] = {"p_value": found.match_p, "evidence": found}
+        share = 0.0 if found.agreement is None else found.agreement
+        # Where only some units have a common origin, coincidences say more than a correlation.
+        many = share >= AGREEING and found.agreement_p < SURE * self._alpha
+        if found.match_p >= self._alpha and not many:
+            seen = f"{chance_text(found.match_p)}, {100 * share:.1f} % of the units"
+            why = f"units matched in two ways agree no more than for independent trainings: {seen}"
+            return self._said("unrelated", why, **{**self._aligned(self._identity()), "element": None}, **facts)
+        chance = f"{chance_text(found.match_p)} for independent trainings"
+        why = f"{100 * share:.1f} % of the units are matched alike in two ways: {chance}"
+        element = self._identity()
+        if align:
+            self.say("aligning")
+            element = match(self.structure, self.a, self.b, progress=self.say).element
+        facts |= self._aligned(element)
+        rounded = self._rounding(element)
+        if rounded is not None:
+            return self._said(
+                "same up to precision",
+                f"rounding to {rounded.name} explains what is left",
+                why,
+                rounding=rounded,
+                **facts,
+            )
+        after, before = (f"{facts[name]:.2g}" for name in ("distance", "distance_before"))
+        left = f"after alignment they are {after} of their size apart, before {before}"
+        return self._said("derived", why, left, *_hints(self.a, act(element, self.structure, self.b)), **facts)
+
+    def _rounding(self, element: Element) -> Rounding | None:
+        """The format that explains the differences, in the coordinates of the coarser state."""
+        mixed = bool(element.moves - {"permute", "sign"})
+        ours, theirs = in_double(self.a), in_double(self.b)
+        there = act(~element, self.structure, ours), act(element, self.structure, theirs)
+        for fine, moved, coarse in ((self.a, there[0], self.b), (self.b, there[1], self.a)):
+            found = rounding(fine, coarse, mixed=mixed)
+            if found is not None and found.explains(moved, coarse):
+                return found
+        return None
+
+
+def chance_text(chance: float) -> str:
+    """A p-value for people: ``p = 0.76``; those below what is computed exactly as a bound."""
+    return f"p < {LEAST:.0e}" if chance <= 10 * LEAST else f"p = {chance:.2g}"
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Floating numbers in a type in which they can be compared; -0.0 as 0.0."""
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.detach().double() if tensor.element_size() != 4 else tensor.detach()
+
+
+def _moves(element: Element) -> str:
+    names = {"permute": "permutations", "sign": "signs", "scale": "scales", "mix": "rotations", "translate": "shifts"}
+    parts = [names[move] for move in names if move in element.moves]
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]])) or "nothing"
+
+
+def _hints(a: State, b: State) -> list[str]:
+    """How one may have been made of the other: what was set to zero."""
+    hints = []
+    names = [n for n, t in a.items() if t.is_floating_point() and t.dim() > 1]
+    for one, other, which in ((a, b, "second"), (b, a, "first")):
+        zeros = [(other[n] == 0) & (one[n].to(other[n].device) != 0) for n in names]
+        count, total = sum(int(z.sum()) for z in zeros), sum(z.numel() for z in zeros)
+        if total and count > 0.01 * total:
+            hints.append(
+                f"{100 * count / total:.0f} % of the weights of the {which} are 0 and the other's are not: pruned"
+            )
+    return hints
+
+
+def _table(found: Evidence) -> list[str]:
+    lines = [f"{'space':<24} {'units':>6} {'copies':>6} {'p':>9} {'agree':>7}  matched by"]
+    for space in found.spaces:
+        sides = " | ".join(", ".join(_short(names)) for names in (space.first, space.second) if names)
+        ways = [(space.match_p, space.agreement, sides)]
+        if space.halves_p is not None:
+            ways.append((space.halves_p, space.halves_agreement, f"halves of {', '.join(_short(space.halves))}"))
+        for number, (chance, share, by) in enumerate(way for way in ways if len(ways) == 1 or way[0] is not None):
+            p = "-" if chance is None else chance_text(chance).removeprefix("p ").removeprefix("= ")
+            agree = "-" if share is None else f"{100 * share:.1f} %"
+            head = f"{one_line(space.name, 24):<24} {space.units:>6} {space.copies:>6}" if not number else " " * 38
+            lines.append(f"{head} {p:>9} {agree:>7}  {by}".rstrip())
+    return lines
+
+
+def _short(names: tuple[str, ...]) -> list[str]:
+    shown = [one_line(name, 40) for name in names[:2]]
+    return [*shown, f"{len(names) - 2} more"] if len(names) > 2 else shown
