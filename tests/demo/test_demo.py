@@ -145,6 +145,25 @@ def test_the_page_shows_two_trainings(demo: Demo, page: str) -> None:
     assert wrong.count('<span class="bad">no</span>') == page.count('<span class="bad">no</span>') + 1
 
 
+def test_copies_and_strangers_are_told_apart(demo: Demo, page: str) -> None:
+    first, second = demo.networks
+    found = first.lookalikes
+    assert found is not None and second.lookalikes is None and found.holds
+    itself, copy, tuned, stranger = found.seen
+    assert [one.verdict for one in found.seen] == ["identical", "same function", "derived", "unrelated"]
+    assert itself.same_file and not any(one.same_file for one in (copy, tuned, stranger))
+    # What is usually looked at tells neither the copy nor what came of it from the stranger.
+    assert itself.cosine == pytest.approx(1) and all(abs(one.cosine) < 0.2 for one in (copy, tuned, stranger))
+    assert copy.after is not None and tuned.after is not None and stranger.after is None
+    assert copy.after < 1e-6 < tuned.after < 0.1 < 1 < copy.before
+    assert page.count("Is this the same network?") == 1 and page.count(found.sentence) == 1
+    assert json.loads(to_json(demo.to_dict()))["networks"][0]["lookalikes"]["seen"][3]["verdict"] == "unrelated"
+    mistaken = replace(found, seen=(itself, copy, tuned, replace(stranger, verdict="derived")))
+    wrong = replace(demo, networks=(replace(first, lookalikes=mistaken), second))
+    assert not wrong.holds and '<span class="bad">derived</span>' in render_demo(wrong)
+    assert '<span class="bad">derived</span>' not in page
+
+
 @pytest.fixture
 def two_threads() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -167,6 +186,8 @@ def test_global_random_state_and_threads_stay(demo: Demo, monkeypatch: pytest.Mo
     assert [n.path for n in demo.networks] == [n.path for n in again.networks]
     told = [{**of(found).to_dict(), "seconds": 0} for found in (demo, again)]
     assert told[0] == told[1]
+    seen = [found.networks[0].lookalikes for found in (demo, again)]
+    assert seen[0] is not None and seen[1] is not None and seen[0].seen == seen[1].seen
 
 
 def test_report_and_numbers(demo: Demo, page: str) -> None:

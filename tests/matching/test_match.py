@@ -277,7 +277,6 @@ FOUND: dict[str, Callable[[], Program]] = {
     "rotary in part of a head": PROGRAMS["rotary in part of a head"],
 }
 REASONS = {
-    "weight norm": "a scale that acts one way only has no least norm, and is left as it is",
     "wide linear layer": "a linear layer wider than the rank of its readers has no least norm",
     "tensor train": "a linear layer wider than the rank of its readers has no least norm",
     "rotary in part of a head": "values wider than the stream have no least norm",
@@ -358,9 +357,8 @@ SPECIAL: dict[str, Callable[[State], State]] = {
     "sparse": sparse,
     "uneven": uneven,
 }
-ONE_SIDED = "a unit with one side only has no least norm, and keeps its scale"
 UNKNOWN: dict[tuple[str, str], str] = {
-    **{("relu", key): ONE_SIDED for key in ("dead", "no first layer", "no middle layer", "no last layer", "sparse")},
+    ("relu", "sparse"): "zeros tie scales together so that no state has the least norm",
 }
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weyl.actions import act
+from weyl.canonical._free_scales import free_scales, scale_limit
 from weyl.groups import Element, Gauge, GaugeKind
 from weyl.orbits import balance, frames
 from weyl.structure import Structure, Weight
@@ -27,7 +28,7 @@ def normal_gauge(
 
     Scales before a batch normalisation make the running variance one, all other scales and linear gauges make the
     norm least (:func:`weyl.balance`), so that of GL(n) only O(n) is left, of a complex number its phase, and of a
-    scale nothing. Dead biases are projected away, and biases of sines brought into :math:`[-\pi/2, \pi/2)`.
+    scale nothing; what a unit has of which one side is zero gets length 1. Dead biases are projected away, and biases of sines brought into :math:`[-\pi/2, \pi/2)`.
 
     Parameters
     ----------
@@ -53,7 +54,7 @@ def normal_gauge(
         return element
     apart, changes = _decoupled(reduced)
     names = {gauge.name for gauge in reduced.gauges}
-    for values in (*([_shifts] if shifts else []), _variances, _balances):
+    for values in (*([_shifts] if shifts else []), _variances, _balances, _frees):
         found = values(apart, act(element, structure, state))
         for gauge, pivot, ratio in reversed(changes):
             if gauge in found:
@@ -121,8 +122,15 @@ def _combined(
 
 
 def _balances(structure: Structure, state: Mapping[str, Tensor]) -> Values:
-    """Scales, linear gauges and translations at the point of least norm."""
-    return dict(balance(structure, state).element.values)
+    """Scales, linear gauges and translations at the point of least norm, what has none left out."""
+    limit = scale_limit(structure, state)
+    return dict(balance(structure, state if limit is None else limit).element.values)
+
+
+def _frees(structure: Structure, state: Mapping[str, Tensor]) -> Values:
+    """Scales that the norm does not decide, since one side of a unit is zero."""
+    limit = scale_limit(structure, state)
+    return {} if limit is None else dict(free_scales(structure, state, limit))
 
 
 def _shifts(structure: Structure, state: Mapping[str, Tensor]) -> Values:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from weyl._version import __version__
+from weyl.cli._identity import canonicalize, compare, fingerprint
 from weyl.cli._merging import align, barrier, merge
 from weyl.cli._orbits import balance, orbit, tangents
 from weyl.cli._outputs import refuse_force, refuse_report, write_report
@@ -57,7 +58,10 @@ def main() -> None:
 main.add_command(align)
 main.add_command(balance)
 main.add_command(barrier)
+main.add_command(canonicalize)
 main.add_command(collapse)
+main.add_command(compare)
+main.add_command(fingerprint)
 main.add_command(merge)
 main.add_command(orbit)
 main.add_command(simplex)
@@ -245,7 +249,8 @@ def count(
 def demo(out: Path, quick: bool, seed: int, as_json: bool, force: bool) -> int:
     """Train networks, show their symmetry, and align two trainings.
 
-    Finds and proves the symmetry of each, walks to five equivalent minima, and writes a report.
+    Finds and proves the symmetry of each, walks to five equivalent minima, tells copies of a network in disguise from
+    strangers, and writes a report.
 
     \b
     Example:

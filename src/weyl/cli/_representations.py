@@ -112,7 +112,10 @@ def simplex(k: int, radius: float, p: float, as_json: bool, plot: Path | None, f
 @click.argument("model", metavar="MODEL")
 @click.option("--data", required=True, metavar="DATA", help="What to run it on, see above.")
 @click.option(
-    "--weights", type=click.Path(path_type=Path, readable=False), metavar="FILE", help="Its trained weights: .safetensors, .pt"
+    "--weights",
+    type=click.Path(path_type=Path, readable=False),
+    metavar="FILE",
+    help="Its trained weights: .safetensors, .pt",
 )
 @click.option("--key", metavar="NAME", help="Which dict of several in the weights file.")
 @click.option(

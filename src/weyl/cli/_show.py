@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from weyl.cli._console import Names, open_console, show_facts, warn
+from weyl.cli._identity_show import lookalikes
 from weyl.cli._show_orbits import orbit_facts
 from weyl.report import (
     MOVES,
@@ -143,6 +144,10 @@ def demo(found: Demo, report: Path, *, as_json: bool) -> None:
             console.print(Text(f"{network.title}, trained a second time", style="bold"))
             console.print(_trainings(network.trainings))
             console.print(Text(f"{network.trainings.sentence}\n"), soft_wrap=True)
+        if network.lookalikes is not None:
+            console.print(Text("Is this the same network?", style="bold"))
+            console.print(lookalikes(network.lookalikes))
+            console.print(Text(f"{network.lookalikes.sentence}\n"), soft_wrap=True)
     console.print(Text(f"report   {printable(report)}"), soft_wrap=True)
     console.print(Text(f"numbers  {printable(report.with_suffix('.json'))}"), soft_wrap=True)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from weyl.data import Split
+from weyl.demo._lookalikes import lookalikes_of
 from weyl.demo._minima import Judge, distances, in_double, straight_line, twins
 from weyl.demo._second import second_training
 from weyl.demo._subjects import Subject, images, subjects
@@ -24,7 +25,7 @@ __all__ = ["run"]
 
 TWINS = 5
 POINTS = 21
-FIRST = 0.6  # of the time of a network that is trained twice
+FIRST, SECOND = 0.6, 0.3  # of the time of a network that is trained twice
 CHUNK = 100  # images at a time; their activations stay in cache
 Progress = Callable[[str, float], None]
 
@@ -74,7 +75,7 @@ def _study(subject: Subject, split: Split, seed: int, tell: Progress) -> Trained
         tell(what, share * done)
 
     def then(what: str, done: float) -> None:
-        tell(what, share + (1 - share) * done)
+        tell(what, share + SECOND * done)
 
     begin = time.perf_counter()
     module = fitted(subject, split, seed=seed, progress=lambda done: first("training", 0.7 * done))
@@ -83,7 +84,11 @@ def _study(subject: Subject, split: Split, seed: int, tell: Progress) -> Trained
     if not subject.again:
         return network
     structure = network.inspection.structure
-    return replace(network, trainings=second_training(subject, split, structure, module, seed=seed + 1, tell=then))
+    trainings, second = second_training(subject, split, structure, module, seed=seed + 1, tell=then)
+    tell("telling copies from strangers", share + SECOND)
+    found = lookalikes_of(subject, split, structure, (module, second), seed=seed + 2)
+    tell("telling copies from strangers", 1.0)
+    return replace(network, trainings=trainings, lookalikes=found)
 
 
 def _walked(subject: Subject, split: Split, module: nn.Module, seed: int, tell: Progress, *, seconds: float) -> Trained:

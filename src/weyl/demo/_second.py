@@ -33,7 +33,7 @@ TRAINING = 0.8  # of the time
 
 def second_training(
     subject: Subject, split: Split, structure: Structure, first: nn.Module, *, seed: int, tell: Progress
-) -> Trainings:
+) -> tuple[Trainings, nn.Module]:
     """Train a network once more, and align the second training with the first.
 
     Parameters
@@ -55,6 +55,8 @@ def second_training(
     -------
     Trainings
         What lies between the two.
+    nn.Module
+        The second training.
     """
     begin = time.perf_counter()
     second = fitted(subject, split, seed=seed, progress=lambda done: tell("training a second time", TRAINING * done))
@@ -71,7 +73,7 @@ def second_training(
     tell("comparing both trainings", 1.0)
     one, two = judge(pair.a), judge(pair.b)
     loss, accuracy = ((one.mean(name), two.mean(name)) for name in ("loss", "accuracy"))
-    return Trainings(loss, accuracy, ways, copy, time.perf_counter() - begin)
+    return Trainings(loss, accuracy, ways, copy, time.perf_counter() - begin), second
 
 
 @dataclass(frozen=True, eq=False)

@@ -214,7 +214,8 @@ def compare(
             )
     job = _Work(shared_part(structure, a, b), progress or (lambda text: None), alpha, seed)
     found = job.verdict(align=align)
-    whole = not job.left_out and set(job.structure.axes) == set(structure.axes)
+    # Tensors that the structure does not know are listed, but the model does not read them.
+    whole = dict(job.structure.axes) == dict(structure.axes)
     if found.same and not whole:
         why = "what both have is the same, but they are not the same as a whole"
         found = replace(found, verdict="derived", reasons=(why, *found.reasons))

@@ -9,6 +9,7 @@ from weyl.report._collapse import CAUTION, METHODS, Measured, criteria, cut_told
 from weyl.report._content import Demo, Inspection, Path, Trained, Twin, families, order_to_dict
 from weyl.report._group import HELD, MOVES, gauge_families, gauge_rows, order_told, overlap_told
 from weyl.report._html import render_collapse, render_demo, render_inspection
+from weyl.report._lookalikes import Lookalike, Lookalikes
 from weyl.report._text import counted, power_of_ten, printable, scientific, subscripts, to_json
 from weyl.report._trainings import Search, Trainings, Way
 
@@ -21,6 +22,8 @@ __all__ = [
     "Demo",
     "Inspection",
     "Line",
+    "Lookalike",
+    "Lookalikes",
     "Measured",
     "Path",
     "Search",

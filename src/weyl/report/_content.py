@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from weyl.groups import Order
     from weyl.orbits import Orbit
     from weyl.proof import Proof
+    from weyl.report._lookalikes import Lookalikes
     from weyl.report._trainings import Trainings
     from weyl.structure import Structure
 
@@ -161,6 +162,8 @@ class Trained:
         Its representations on ``"train"`` and ``"test"``.
     trainings : Trainings or None
         It beside a second training; None if there was none.
+    lookalikes : Lookalikes or None
+        Networks that are it in disguise, or are not; None if there were none.
     """
 
     title: str
@@ -176,6 +179,7 @@ class Trained:
     path: Path
     collapse: Mapping[str, Collapse]
     trainings: Trainings | None = None
+    lookalikes: Lookalikes | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -186,7 +190,7 @@ class Trained:
     def holds(self) -> bool:
         """Whether the proof holds, every twin computes what the trained network does, and only copies count as such."""
         proof = self.inspection.proof
-        if self.trainings is not None and not self.trainings.holds:
+        if any(it is not None and not it.holds for it in (self.trainings, self.lookalikes)):
             return False
         return proof is not None and proof.holds and all(twin.difference <= SAME for twin in self.twins)
 
@@ -206,6 +210,7 @@ class Trained:
                 "parts": {name: found.to_dict() for name, found in self.collapse.items()},
             },
             "trainings": None if self.trainings is None else self.trainings.to_dict(),
+            "lookalikes": None if self.lookalikes is None else self.lookalikes.to_dict(),
         }
 
 
