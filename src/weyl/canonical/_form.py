@@ -116,8 +116,9 @@ def canonicalize(structure: Structure, state: Mapping[str, Tensor], *, kinds: It
     Notes
     -----
     A unit of which one side is zero has no scale of least norm: what it has gets length 1. Where zeros tie several
-    scales together so that no state has the least norm, the form is not unique. In float32, two units that differ by about the tolerance
-    in every entry that decides may be ordered differently in two copies that were also scaled or mixed.
+    scales together so that no state has the least norm, the form is not unique. In float32, two units that differ by
+    about the tolerance in every entry that decides may be ordered differently in two copies that were also scaled or
+    mixed.
 
     References
     ----------

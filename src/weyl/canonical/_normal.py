@@ -28,7 +28,8 @@ def normal_gauge(
 
     Scales before a batch normalisation make the running variance one, all other scales and linear gauges make the
     norm least (:func:`weyl.balance`), so that of GL(n) only O(n) is left, of a complex number its phase, and of a
-    scale nothing; what a unit has of which one side is zero gets length 1. Dead biases are projected away, and biases of sines brought into :math:`[-\pi/2, \pi/2)`.
+    scale nothing; what a unit has of which one side is zero gets length 1. Dead biases are projected away, and biases
+    of sines brought into :math:`[-\pi/2, \pi/2)`.
 
     Parameters
     ----------
