@@ -188,10 +188,15 @@ def _table(evidence: Evidence) -> Table:
         table.add_column(name, justify="right")
     table.add_column("matched by", overflow="fold")
     for space in evidence.spaces:
-        p = "–" if space.match_p is None else p_told(space.match_p)
-        sides = "\nand ".join(", ".join(map(printable, names[:2])) for names in (space.first, space.second) if names)
-        cells = [f"{space.units:,}", f"{space.copies:,}", _share(space.agreement), p, _share(space.kept)]
-        table.add_row(Names(printable(space.name), style="cyan"), *map(Text, cells), Names(sides))
+        head = Names(printable(space.name), style="cyan"), Text(f"{space.units:,}"), Text(f"{space.copies:,}")
+        kept = Text(_share(space.kept))
+        for number, way in enumerate(space.ways):
+            sides = [", ".join(map(printable, names[:2])) for names in (way.first, way.second) if names]
+            by = "\nand ".join(sides) if way.second else f"halves of {sides[0]}"
+            cells = Text(_share(way.agreement)), Text(p_told(way.match_p)), Text("") if number else kept, Names(by)
+            table.add_row(*(head if not number else (Text(""),) * 3), *cells)
+        if not space.ways:
+            table.add_row(*head, Text("–"), Text("–"), kept, Text("not in two ways"))
     return table
 
 

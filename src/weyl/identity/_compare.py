@@ -344,7 +344,7 @@ class _Work:
     def _statistics(self, *, align: bool) -> Comparison:
         self.say("testing for a common origin")
         found = evidence(self.structure, *self._job.states, seed=self._seed)
-        if all(space.match_p is None and space.halves_p is None for space in found.spaces):
+        if not any(space.ways for space in found.spaces):
             return self._said(
                 "inconclusive",
                 "no space of units can be matched in two ways, so there is nothing to test",
@@ -425,15 +425,15 @@ def _hints(a: State, b: State) -> list[str]:
 def _table(found: Evidence) -> list[str]:
     lines = [f"{'space':<24} {'units':>6} {'copies':>6} {'p':>9} {'agree':>7}  matched by"]
     for space in found.spaces:
-        sides = " | ".join(", ".join(_short(names)) for names in (space.first, space.second) if names)
-        ways = [(space.match_p, space.agreement, sides)]
-        if space.halves_p is not None:
-            ways.append((space.halves_p, space.halves_agreement, f"halves of {', '.join(_short(space.halves))}"))
-        for number, (chance, share, by) in enumerate(way for way in ways if len(ways) == 1 or way[0] is not None):
-            p = "-" if chance is None else chance_text(chance).removeprefix("p ").removeprefix("= ")
-            agree = "-" if share is None else f"{100 * share:.1f} %"
-            head = f"{one_line(space.name, 24):<24} {space.units:>6} {space.copies:>6}" if not number else " " * 38
-            lines.append(f"{head} {p:>9} {agree:>7}  {by}".rstrip())
+        head = f"{one_line(space.name, 24):<24} {space.units:>6} {space.copies:>6}"
+        for way in space.ways:
+            p = chance_text(way.match_p).removeprefix("p ").removeprefix("= ")
+            sides = [", ".join(_short(names)) for names in (way.first, way.second) if names]
+            by = " | ".join(sides) if way.second else f"halves of {sides[0]}"
+            lines.append(f"{head} {p:>9} {f'{100 * way.agreement:.1f} %':>7}  {by}")
+            head = " " * len(head)
+        if not space.ways:
+            lines.append(f"{head} {'-':>9} {'-':>7}  not in two ways")
     return lines
 
 

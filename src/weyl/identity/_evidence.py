@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,21 @@ from weyl.matching._build import build
 from weyl.matching._problem import Problem
 from weyl.structure import Structure
 
-__all__ = ["Evidence", "SpaceEvidence", "evidence"]
+__all__ = ["Evidence", "SpaceEvidence", "Way", "evidence"]
 
 KINDS = frozenset({"permute", "sign", "mix"})
+
+
+class Way(NamedTuple):
+    """One way in which the units of a space were matched twice: its p-value, its agreement, and the tensors used.
+
+    `second` is empty where two halves of the first were used.
+    """
+
+    match_p: float
+    agreement: float
+    first: tuple[str, ...]
+    second: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,16 @@ class SpaceEvidence:
     halves: tuple[str, ...] = ()
     halves_p: float | None = None
     halves_agreement: float | None = None
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """The ways in which units could be matched twice, the one that says most first."""
+        found = []
+        if self.match_p is not None and self.agreement is not None:
+            found.append(Way(self.match_p, self.agreement, self.first, self.second))
+        if self.halves_p is not None and self.halves_agreement is not None:
+            found.append(Way(self.halves_p, self.halves_agreement, self.halves, ()))
+        return tuple(sorted(found, key=lambda way: way.match_p))
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def render_comparison(found: Compared, *, numbers: str = "") -> str:
     from weyl.report._identity_figures import agreement
 
     evidence = found.comparison.evidence
-    tested = [] if evidence is None else [space for space in evidence.spaces if space.agreement is not None]
+    tested = [] if evidence is None else [space for space in evidence.spaces if space.ways]
     # The figure escapes what it shows; only its own markup may pass.
     figure = Markup(agreement(tested)) if tested else None
     template = environment().get_template("identity.html")

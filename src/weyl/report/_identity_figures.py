@@ -63,7 +63,7 @@ def bars(spaces: Sequence[SpaceEvidence]) -> list[tuple[str, float, float]]:
     found = []
     for name, members in families.items():
         units = sum(space.units for space in members)
-        share = sum((space.agreement or 0.0) * space.units for space in members) / units
+        share = sum(space.ways[0].agreement * space.units for space in members) / units
         title = name if len(members) == 1 else f"{name} (×{len(members)})"
         found.append((title if len(members) > 1 else members[0].name, share, len(members) / units))
     return found
