@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -25,6 +26,8 @@ __all__ = ["Program", "leave_broken_pipe"]
 USAGE, LIMIT, BUG, INTERRUPTED = 2, 4, 70, 130
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 LONGEST = 10_000  # characters of a message
+# What torch and numpy say where memory is refused, with the size.
+ALLOCATION = re.compile(r"(?:tried to|[Uu]nable to) allocate ([\d.,]+ ?(?:bytes|[KMGTPE]iB))")
 # Their extension modules end or hang the process when an exception strikes while they are set up.
 HEAVY = frozenset(
     (
@@ -199,12 +202,14 @@ def _told(error: Exception) -> int:
         command = context.command_path if context else "weyl"
         _say(f"{command}: error: {error.format_message().rstrip('.')}; see {command} --help")
         return error.exit_code
+    if isinstance(error, MemoryError) or ALLOCATION.search(str(error)):
+        found = ALLOCATION.search(str(error))
+        asked = f" ({found[1]} were asked for)" if found else ""
+        _say(f"weyl: error: out of memory{asked}; use a smaller model, or its meta device form (--no-verify)")
+        return LIMIT
     if isinstance(error, WeylError):
         _say(f"weyl: error: {error}")
         return error.exit_code
-    if isinstance(error, MemoryError):
-        _say("weyl: error: out of memory; use a smaller model, or its meta device form (--no-verify)")
-        return LIMIT
     if isinstance(error, OSError) and _no_room(error):
         _discard_output()
         _say(f"weyl: error: cannot write: {error.strerror}; make room, or send the output elsewhere")
