@@ -191,9 +191,11 @@ def seen(sign: Ints, blocks: tuple[Block, ...], sizes: tuple[int, ...]) -> Ints:
     for block, step in zip(blocks, sign.strides, strict=True):
         offset += block.base * step // sign.itemsize
         strides += [stride * step for _, _, stride in block.factors]
+    # Axes along which nothing can differ are not laid out at all.
+    sizes = tuple(size if stride else 1 for size, stride in zip(sizes, strides, strict=True))
     view = np.lib.stride_tricks.as_strided(narrow.reshape(-1)[offset:], sizes, strides, writeable=False)
     for at in range(view.ndim):
         first = view[(slice(None),) * at + (slice(1),)]
-        if not view.strides[at] or (view == first).all():
+        if view.shape[at] > 1 and (view == first).all():
             view = first
     return view
