@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -100,22 +99,10 @@ def _cosine(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 
 
 def _structure(net: nn.Module) -> weyl.Structure:
-    """The structure without two shifts between the embeddings.
-
-    Words, positions and types are added, so that a vector can go from one table to another; `weyl.balance` takes very
-    long to settle that (more than five minutes here), and the rest of the group hides a network as well.
-    """
+    """The structure of an encoder whose result is its last hidden state."""
     ids = torch.arange(16).view(2, 8) + 1000
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    whole = weyl.discover(net, (), inputs, output=_hidden)
-    left_out = {
-        gauge.name
-        for gauge in whole.gauges
-        if gauge.kind is weyl.GaugeKind.TRANSLATION and any("embeddings" in name for name in whole.weights[gauge.name])
-    }
-    gauges = tuple(gauge for gauge in whole.gauges if gauge.name not in left_out)
-    weights = {name: acts for name, acts in whole.weights.items() if name not in left_out}
-    return replace(whole, gauges=gauges, weights=weights)
+    return weyl.discover(net, (), inputs, output=_hidden)
 
 
 def _hidden(result: Any) -> Any:

@@ -98,4 +98,4 @@ def test_relabelling_keeps_coincidences_and_forgets_order() -> None:
     one, other = rng.permutation(100), rng.permutation(100)
     moved = relabelled(one, other, rng)
     assert (moved[0] == moved[1]).sum() == (one == other).sum()
-    assert spearman_p(*relabelled(one, one, rng)) < 1e-200
+    assert spearman_p(*relabelled(one, one, rng)) < 1e-150

@@ -23,7 +23,9 @@ UNBALANCED = 1e-5
 Copies = tuple[str, tuple[int, ...]]
 
 
-def normal_bases(structure: Structure, state: Mapping[str, Tensor]) -> tuple[Element, tuple[Copies, ...]]:
+def normal_bases(
+    structure: Structure, state: Mapping[str, Tensor], slack: float = 0.0
+) -> tuple[Element, tuple[Copies, ...]]:
     r"""Find the rotations and phases that bring a state from its normal gauge to a basis of its own.
 
     Units that an orthogonal matrix mixes are taken along the eigenvectors of the sum of their Gram matrices, largest
@@ -36,6 +38,8 @@ def normal_bases(structure: Structure, state: Mapping[str, Tensor]) -> tuple[Ele
         Of the model.
     state : mapping of str to tensor
         In the normal gauge, float64.
+    slack : float
+        Rounding of the state that it was made from: eigenvalues nearer than that leave their vectors open.
 
     Returns
     -------
@@ -53,7 +57,7 @@ def normal_bases(structure: Structure, state: Mapping[str, Tensor]) -> tuple[Ele
             gram = _gram(acting[gauge.name], state)
             if gram is not None:
                 anchors = _anchors(structure, acting[gauge.name], state)
-                values[gauge.name], near = _basis(gauge, gram, anchors)
+                values[gauge.name], near = _basis(gauge, gram, anchors, max(NEAR, slack))
                 near |= _unbalanced(gauge, gram, acting[gauge.name], state)
                 if gauge.kind is GaugeKind.CENTRED and anchors is None:
                     near |= set(np.ndindex(*gram.shape[:-2]))
@@ -96,7 +100,9 @@ def _anchors(structure: Structure, acting: list[tuple[str, Frame]], state: Mappi
     return None
 
 
-def _basis(gauge: Gauge, gram: Tensor, anchors: Tensor | None) -> tuple[NDArray[np.float64], set[tuple[int, ...]]]:
+def _basis(
+    gauge: Gauge, gram: Tensor, anchors: Tensor | None, near: float
+) -> tuple[NDArray[np.float64], set[tuple[int, ...]]]:
     n = gram.shape[-1]
     inside = _helmert(n).to(gram) if gauge.kind is GaugeKind.CENTRED else torch.eye(n).to(gram)
     eigenvalues, vectors = torch.linalg.eigh(inside @ gram @ inside.mT)
@@ -106,8 +112,8 @@ def _basis(gauge: Gauge, gram: Tensor, anchors: Tensor | None) -> tuple[NDArray[
         turned, line = _turned(matrix, anchors)
         matrix = inside.mT @ turned + line * torch.ones_like(gram) / n
     largest = eigenvalues[..., :1].clamp_min(torch.finfo(eigenvalues.dtype).tiny)
-    near = (eigenvalues[..., :-1] - eigenvalues[..., 1:] < NEAR * largest) & (eigenvalues[..., :-1] > NEAR * largest)
-    return matrix.cpu().numpy(), {tuple(copy) for copy in near.any(-1).nonzero().tolist()}
+    close = (eigenvalues[..., :-1] - eigenvalues[..., 1:] < near * largest) & (eigenvalues[..., :-1] > near * largest)
+    return matrix.cpu().numpy(), {tuple(copy) for copy in close.any(-1).nonzero().tolist()}
 
 
 def _unbalanced(

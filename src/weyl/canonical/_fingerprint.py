@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from weyl._memory import tensor_identity
-from weyl.actions import Mover, check_state
+from weyl.actions import Mover, check_state, check_structure
 from weyl.canonical._digest import PIECE, digest
 from weyl.canonical._labelling import Labelling, label
 from weyl.canonical._normal import restricted
@@ -74,9 +74,10 @@ def fingerprint(structure: Structure, state: Mapping[str, Tensor]) -> str:
     >>> fingerprint(structure, twin) == fingerprint(structure, net.state_dict())
     False
     """
+    check_structure(structure)
     finite = exact_part(structure)
     shapes, sources = shapes_of(structure, state)
-    mover = Mover(labelled(finite, state, shapes).element, finite)
+    mover = Mover(labelled(finite, state, shapes, counted=False).element, finite)
     return digest(sources, state.__getitem__, partial(mover.pieces, entries=PIECE))
 
 
@@ -96,11 +97,17 @@ def shapes_of(structure: Structure, state: Mapping[str, Tensor]) -> tuple[dict[s
     StructureError
         If one is missing, or has another shape than the structure says.
     """
+    if not isinstance(state, Mapping):
+        raise StructureError(f"expected a state dict of tensors, got {type(state).__name__}: pass model.state_dict()")
     peek: Callable[[str], Tensor] = getattr(state, "peek", state.__getitem__)
     missing = [name for name in structure.axes if name not in state]
     if missing:
         raise StructureError(f"the state has no tensor {missing[0]!r}: pass the whole state dict")
     found = {name: peek(name) for name in structure.axes}
+    for name, tensor in found.items():
+        # One that is still to be read is looked at when it is.
+        if not (tensor.is_meta and hasattr(state, "peek")):
+            _dense(name, tensor)
     check_state(structure, found)
     distinct: dict[object, str] = {}
     sources = {}
@@ -118,9 +125,11 @@ def labelled(
     state: Mapping[str, Tensor],
     shapes: Mapping[str, Tensor],
     tolerances: Mapping[str, float] | None = None,
+    *,
+    counted: bool = True,
 ) -> Labelling:
-    """Label the units of a state, the tensors read one at a time."""
-    return label(finite, _Reader(state), shapes, tolerances=tolerances)
+    """Label the units of a state, the tensors read one at a time; see :func:`label`."""
+    return label(finite, _Reader(state), shapes, tolerances=tolerances, counted=counted)
 
 
 class _Reader:
@@ -133,5 +142,12 @@ class _Reader:
     def __call__(self, name: str) -> Tensor:
         if self._last is None or self._last[0] != name:
             self._last = None
-            self._last = (name, self._state[name])
+            self._last = (name, _dense(name, self._state[name]))
         return self._last[1]
+
+
+def _dense(name: str, tensor: Tensor) -> Tensor:
+    """Refuse a tensor of which no entries can be compared."""
+    if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+        raise StructureError(f"{name!r} is no dense tensor of real numbers: load it, or convert it")
+    return tensor

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weyl.actions import act
+from weyl.actions import act, check_structure
 from weyl.canonical._bases import normal_bases
 from weyl.canonical._coordinates import centred, in_double
 from weyl.canonical._fingerprint import exact_part, labelled, shapes_of
@@ -137,6 +137,9 @@ def canonicalize(structure: Structure, state: Mapping[str, Tensor], *, kinds: It
     >>> all(torch.equal(form.state[name], other.state[name]) for name in form.state), form.stabilizer
     (True, 1)
     """
+    check_structure(structure)
+    if kinds is not None and not (isinstance(kinds, str) or _are_names(kinds)):
+        raise UsageError(f"kinds must be names of moves, some of {', '.join(MOVES)}, got {kinds!r}")
     moves = frozenset(MOVES if kinds is None else [kinds] if isinstance(kinds, str) else kinds)
     if not moves <= set(MOVES):
         raise UsageError(f"kinds has {sorted(moves - set(MOVES))[0]!r}; known: {', '.join(MOVES)}")
@@ -146,7 +149,7 @@ def canonicalize(structure: Structure, state: Mapping[str, Tensor], *, kinds: It
             raise NotFiniteError(f"{name!r} has NaN or infinite entries: it has no normal form")
     continuous = any(g.kind.move in moves and g.kind is not GaugeKind.SIGN for g in structure.gauges)
     if not continuous and not ("sign" in moves and structure.absorptions):
-        finite = _usable(restricted(exact_part(structure), lambda g: bool({"sign", _of(structure, g)} & moves)), moves)
+        finite = _usable(restricted(exact_part(structure), lambda g: _signs(structure, g, moves)), moves)
         found = labelled(finite, state, shapes)
         return Form(
             act(found.element, finite, dict(state)), public_element(structure, found), found.stabiliser, found.ties
@@ -221,15 +224,24 @@ def normal_places(
     first = Element(group.spaces, group.identity(), group.gauges)
     undecided: tuple[tuple[str, tuple[int, ...]], ...] = ()
     if "mix" in moves and any(gauge.kind.move == "mix" for gauge in structure.gauges):
-        basis, undecided = normal_bases(restricted(structure, lambda g: g.kind.move == "mix"), state)
+        basis, undecided = normal_bases(restricted(structure, lambda g: g.kind.move == "mix"), state, slack)
         first = Element(group.spaces, group.identity(), group.gauges, dict(basis.values.items()))
         state = act(first, structure, state)
     # Signs inside matrices and complex numbers are what bases and phases leave open.
-    signs = restricted(finite_part(structure), lambda g: g.kind is GaugeKind.SIGN and _of(structure, g) in moves)
+    signs = restricted(finite_part(structure), lambda g: g.kind is GaugeKind.SIGN and _signs(structure, g, moves))
     seen = centred(structure, state)
     tolerances = {name: slack * _typical(seen[name]) for name in shapes if seen[name].is_floating_point()}
     found = labelled(_usable(signs, moves), seen, shapes, tolerances if slack else None)
     return Places(public_element(structure, found) @ first, found.stabiliser, found.ties, undecided)
+
+
+def _signs(structure: Structure, gauge: Gauge, moves: frozenset[str]) -> bool:
+    """Whether signs may be used: as such, or as what is left of the matrices and complex numbers that contain them."""
+    return bool({"sign", _of(structure, gauge)} & moves)
+
+
+def _are_names(kinds: object) -> bool:
+    return isinstance(kinds, Iterable) and all(isinstance(kind, str) for kind in kinds)
 
 
 def _of(structure: Structure, gauge: Gauge) -> str:

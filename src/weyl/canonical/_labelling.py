@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from weyl.canonical._colouring import Board, Colouring, ranked
-from weyl.canonical._odd import settle_signs
+from weyl.canonical._odd import idle_signs, settle_signs
 from weyl.canonical._sights import Ints, Sight
 from weyl.errors import LimitError
 from weyl.groups import Element, GaugeKind, Part
@@ -23,6 +22,8 @@ from weyl.structure import Structure
 
 __all__ = ["Labelling", "label"]
 
+# Integers that differ are apart, where others are compared up to a tolerance.
+WHOLE = 0.5
 # A space, a copy of it, and units.
 Units = tuple[str, tuple[int, ...], tuple[int, ...]]
 
@@ -52,6 +53,7 @@ def label(
     shapes: Mapping[str, Tensor],
     *,
     tolerances: Mapping[str, float] | None = None,
+    counted: bool = True,
     budget: int = 2000,
 ) -> Labelling:
     """Label the units of a state.
@@ -66,6 +68,8 @@ def label(
         The state without what it need not hold: tensors on the meta device will do. Of names that share a tensor, one.
     tolerances : mapping of str to float, optional
         By tensor, differences that are none. Without them entries are compared bit for bit.
+    counted : bool
+        Whether the order of the stabiliser is wanted; it takes longer where signs change nothing.
     budget : int
         Refinements before the search for an order of what is tied gives up.
 
@@ -93,8 +97,8 @@ def label(
         tree.watch(node.colouring)
     found = tree.explore(node)
     leaf, stabiliser = found.best, found.stabiliser
-    if leaf.free:
-        stabiliser >>= min(leaf.free, _idle(structure, atoms, shapes))
+    if leaf.free and counted:
+        stabiliser >>= min(leaf.free, idle_signs(board))
     ties = _listed(board, tree.ties)
     return Labelling(_element(structure, atoms, leaf.colouring), stabiliser, ties)
 
@@ -232,7 +236,7 @@ class _Tree:
         for sight in self.watched:
             values, _ = sight.equations(self.board.read(sight.name), {}, colouring.classes, colouring.signs, 0)
             if self.board.tolerances:
-                kept.append(values.reshape(-1) / (self.board.tolerances.get(sight.name) or 1.0))
+                kept.append(values.reshape(-1) / (self.board.tolerances.get(sight.name) or WHOLE))
             else:
                 digest.update(np.ascontiguousarray(values + 0.0 if values.dtype.kind == "f" else values).tobytes())
         return np.concatenate(kept) if kept else digest.digest()
@@ -332,22 +336,6 @@ def _own_unknown(board: Board, sight: Sight, front: tuple[int, ...], signs: NDAr
             if sight.reach(numbers) != set(front):
                 found.append(-1)
     return found
-
-
-def _idle(structure: Structure, atoms: Atoms, shapes: Mapping[str, Tensor]) -> int:
-    """Dimension of the signs that change no state at all: those of one without zeros."""
-
-    def read(name: str) -> Tensor:
-        generator = torch.Generator().manual_seed(len(name))
-        return torch.rand(tuple(shapes[name].shape), generator=generator, dtype=torch.float64) + 0.5
-
-    sights = [
-        Sight(table, floating=shapes[table.name].is_floating_point()) for table in tables_of(structure, shapes, atoms)
-    ]
-    board = Board(atoms, sights, read, {})
-    colouring = Colouring(board)
-    colouring.classes[:] = np.arange(len(colouring.classes))
-    return settle_signs(board, colouring)
 
 
 def _element(structure: Structure, atoms: Atoms, colouring: Colouring) -> Element:

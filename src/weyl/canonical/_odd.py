@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from weyl.canonical._colouring import FIRST, Board, Colouring
 from weyl.canonical._sights import Ints, Sight
 
-__all__ = ["settle_signs"]
+__all__ = ["idle_signs", "settle_signs"]
 
 # Numbers of signs, and whether their product is to be -1.
 Equation = tuple[tuple[int, ...], bool]
@@ -45,6 +45,30 @@ def settle_signs(board: Board, colouring: Colouring) -> int:
                 forest.join((*signs, 0)[0], (*signs, 0)[1], odd=odd)
     solution, freedom = forest.solved(missing.tolist(), longer)
     colouring.signs[missing] = np.where(solution, -1, 1)
+    return freedom
+
+
+def idle_signs(board: Board) -> int:
+    """Dimension over two elements of the signs that change no state at all.
+
+    One equation for every entry, all of them not zero. Those in which one array of signs is gone through, all else at
+    its first place, span the others.
+    """
+    count = board.atoms.sign_count
+    forest = _Forest(count)
+    longer: dict[tuple[int, ...], None] = {}
+    for sight in board.sights:
+        for signs in sight.signs:
+            grid = sight.grid(sorted(sight.reach(signs)))
+            where = {axis: grid.get(axis, np.zeros(1, dtype=np.int64)) for axis in range(sight.depth)}
+            rows = np.broadcast_arrays(*(np.atleast_1d(sight.at(other, where)) for other in sight.signs))
+            for column in np.unique(np.stack(rows), axis=1).T.tolist():
+                odd = tuple(sorted(sign for sign in set(column) if sign and column.count(sign) % 2))
+                if len(odd) > 2:
+                    longer[odd] = None
+                elif odd:
+                    forest.join((*odd, 0)[0], (*odd, 0)[1], odd=False)
+    _, freedom = forest.solved(list(range(1, count)), [(signs, False) for signs in longer])
     return freedom
 
 
@@ -85,7 +109,7 @@ def _ranks(sight: Sight, grid: dict[int, Ints], classes: Ints) -> Ints:
 def _distinct(values: NDArray[np.float64], missing: list[Ints], tolerance: float) -> Iterator[Equation]:
     flat = values.reshape(-1)
     numbers = np.sort(np.stack([own.reshape(-1) for own in missing]), axis=0)
-    clear = np.abs(flat) > tolerance
+    clear = (np.abs(flat) > tolerance) & (numbers[-1] > 0)
     flat, numbers = flat[clear], numbers[:, clear]
     distinct, first = np.unique(numbers, axis=1, return_index=True)
     for at in np.argsort(first, kind="stable").tolist():

@@ -253,7 +253,7 @@ def _taken(tensor: Tensor, flat: Ints, name: str) -> NDArray[Any]:
         # Types of one byte have no gather of their own, but their bytes do.
         bits = content.view(torch.uint8) if tensor.itemsize == 1 else content
         taken = bits[torch.from_numpy(np.array(flat)).to(tensor.device)].view(tensor.dtype)
-        found = taken.to(torch.float64 if tensor.is_floating_point() else torch.int64).cpu().numpy()
+        found = taken.cpu().to(torch.float64 if tensor.is_floating_point() else torch.int64).numpy()
     if not tensor.is_floating_point():
         return np.asarray(found.astype(np.int64))
     values = found.astype(np.float64) + 0.0

@@ -16,12 +16,14 @@ from weyl.canonical._sketch_features import CHANNELS, Probe, random_numbers
 from weyl.canonical._sketch_limit import at_limit
 from weyl.canonical._sketch_terms import terms_of
 from weyl.errors import NotFiniteError, StructureError, UsageError
-from weyl.structure import Structure
+from weyl.structure import Structure, spaces_of
 
 __all__ = ["sketch"]
 
 # Numbers of unrelated states are of order 1; what all states of one task share can be far larger, and is bent down.
 SHARED = 2.0
+# Entries of fixed tensors count up to so many times the usual size of the largest of the others.
+FAR = 8.0
 
 
 def sketch(structure: Structure, state: Mapping[str, Tensor], dim: int = 256) -> Float[Tensor, " dim"]:
@@ -88,7 +90,7 @@ def sketch(structure: Structure, state: Mapping[str, Tensor], dim: int = 256) ->
         raise UsageError(f"dim must be a whole number of at least 1, got {dim!r}")
     exact = at_limit(structure, _checked(structure, state))
     gauge = normal_gauge(structure, centred(structure, exact), ("scale", "mix", "translate"), shifts=False)
-    normal = centred(structure, act(gauge, structure, exact))
+    normal = _bounded(structure, centred(structure, act(gauge, structure, exact)))
     found = Probe(structure, list(terms_of(structure, normal))).invariants()
     device = next(iter(exact.values())).device if exact else torch.device("cpu")
     total = torch.zeros(dim, dtype=torch.float64, device=device)
@@ -97,6 +99,22 @@ def sketch(structure: Structure, state: Mapping[str, Tensor], dim: int = 256) ->
         total += values.to(device) @ random_numbers(f"project {key}", (CHANNELS, dim), device).sign()
     size = float(total.norm())
     return total / size if size > 0 else total
+
+
+def _bounded(structure: Structure, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What nothing moves, bounded by the usual size of what moves: a mask of -1e9 must not drown the weights."""
+    moving = {name for name, axes in structure.axes.items() if any(True for axis in axes for _ in spaces_of(axis))}
+    sizes = [state[name].square().mean().sqrt() for name in sorted(moving) if _counts(state[name])]
+    if not sizes:
+        return dict(state)
+    bound = FAR * float(torch.stack([size.cpu() for size in sizes]).max())
+    if not bound > 0:
+        return dict(state)
+    return {n: t if n in moving or not _counts(t) else t.clamp(-bound, bound) for n, t in state.items()}
+
+
+def _counts(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.numel() > 0
 
 
 def _checked(structure: Structure, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

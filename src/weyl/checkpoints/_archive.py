@@ -13,7 +13,7 @@ from typing import Any
 from weyl._text import one_line
 from weyl.checkpoints._opened import OpenFile
 from weyl.checkpoints._pickled import describe
-from weyl.checkpoints._stored import LARGEST, Stored, TensorInfo, dtype_named
+from weyl.checkpoints._stored import LARGEST, MOST_DIMENSIONS, Stored, TensorInfo, dtype_named
 from weyl.errors import InputError
 
 __all__ = ["Other", "Pending", "read_torch"]
@@ -82,7 +82,7 @@ class Pending(Other):
             count = math.prod(info.shape)
             raise InputError(f"{shown} repeats its memory to {count:,} values; save it with .clone()")
         last = sum((size - 1) * step for size, step in zip(info.shape, stride, strict=True))
-        impossible = math.prod(size or 1 for size in info.shape) > LARGEST
+        impossible = math.prod(size or 1 for size in info.shape) > LARGEST or len(info.shape) > MOST_DIMENSIONS
         if impossible or (info.nbytes and (offset + last + 1) * dtype.itemsize > entry.size):
             raise damaged
         return Stored(self._file, entry.begin, entry.size, info, offset, stride, checked=entry.check)

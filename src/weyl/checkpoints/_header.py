@@ -15,7 +15,7 @@ from typing import Any
 
 from weyl._text import one_line
 from weyl.checkpoints._opened import OpenFile
-from weyl.checkpoints._stored import LARGEST, Stored, TensorInfo, dtype_named
+from weyl.checkpoints._stored import LARGEST, MOST_DIMENSIONS, Stored, TensorInfo, dtype_named
 from weyl.checkpoints._strict import strict_object
 from weyl.errors import InputError
 
@@ -148,7 +148,7 @@ def _span(name: str, entry: Any, file: OpenFile) -> tuple[int, int]:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{shown} has no dtype, shape and data_offsets, or more")
     shape, offsets = entry["shape"], entry["data_offsets"]
-    if not isinstance(shape, list) or not all(map(_is_count, shape)):
+    if not isinstance(shape, list) or len(shape) > MOST_DIMENSIONS or not all(map(_is_count, shape)):
         raise ValueError(f"{shown} has a shape that is none: {one_line(shape, 60)}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
         raise ValueError(f"{shown} has offsets that are none: {one_line(offsets, 60)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def check_pieces(index: Mapping[str, str], pieces: Mapping[str, Mapping[str, obj
     """
     missing = [title for title, piece in index.items() if title not in pieces[piece]]
     held = [title for piece in pieces.values() for title in piece]
-    twice = sorted({title for title in held if held.count(title) > 1}) if len(set(held)) < len(held) else []
+    twice = sorted(title for title, count in Counter(held).items() if count > 1)
     unknown = [title for title in held if title not in index]
     for found, what in ((missing, "not in their file"), (twice, "in two files"), (unknown, "not in the index")):
         if found:

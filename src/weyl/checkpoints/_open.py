@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from weyl._text import expanded, one_line
@@ -71,6 +72,11 @@ class OpenWeights(Mapping[str, Tensor]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
+
+    def peek(self, name: str) -> Tensor:
+        """A tensor of the meta device with the type and shape of one of the file, of which nothing is read."""
+        info = self.info(name)
+        return torch.empty(info.shape, dtype=info.dtype, device="meta")
 
     def info(self, name: str) -> TensorInfo:
         """Type, shape and bytes of a tensor, without reading it.

@@ -17,6 +17,7 @@ from weyl.errors import InputError, LimitError
 __all__ = ["DTYPES", "LARGEST", "Stored", "TensorInfo", "as_bytes", "dtype_named"]
 
 LARGEST = 2**48  # bytes of a tensor, whatever a file says
+MOST_DIMENSIONS = 64  # of a tensor in torch
 
 # What the computations here can read; packed and quantised types are not numbers one by one.
 DTYPES = frozenset(

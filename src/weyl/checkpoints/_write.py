@@ -17,7 +17,7 @@ from weyl._text import one_line
 from weyl.checkpoints._emit import emit, infos_of
 from weyl.checkpoints._place import INDEX
 from weyl.checkpoints._stored import TensorInfo
-from weyl.errors import InputError
+from weyl.errors import InputError, UsageError
 
 __all__ = ["refuse_target", "weights_as_bytes", "write_weights"]
 
@@ -113,6 +113,9 @@ def write_weights(
     ...     [path.name for path in written]
     ['net.safetensors']
     """
+    if shard_bytes is not None and (isinstance(shard_bytes, bool) or shard_bytes < 1):
+        raise UsageError(f"shard_bytes must be a positive number of bytes, got {shard_bytes!r}")
+    path = Path(path)
     refuse_target(path, inputs=inputs, force=force)
     try:
         infos = infos_of(state)

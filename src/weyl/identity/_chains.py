@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -94,7 +95,8 @@ def planned(problem: Problem, *, backwards: bool = False) -> Chain:
     """Decide in which order spaces get frames, from what is fixed inwards; nothing is moved yet.
 
     The next space is that of the first term, in the order of the structure or against it, all of whose other axes
-    have frames; it is found from all terms of that kind.
+    have frames. It is found from the one term of that kind that has most columns: where a head was replaced, what
+    goes with it must not spoil what the embedding says.
 
     Parameters
     ----------
@@ -109,9 +111,16 @@ def planned(problem: Problem, *, backwards: bool = False) -> Chain:
         if not ready:
             return chain
         name = ready[-1 if backwards else 0][1][0]
-        known = {n: chain.read(name, (n, axis)) or frozenset() for n, (found, axis) in ready if found == name}
-        chain.path.append((name, tuple(known)))
-        chain.sources[name] = frozenset().union(*known.values())
+        places = [(n, axis) for n, (found, axis) in ready if found == name]
+        best = max(reversed(places) if backwards else places, key=lambda place: _columns(problem, name, place))
+        chain.path.append((name, (best[0],)))
+        chain.sources[name] = chain.read(name, best) or frozenset()
+
+
+def _columns(problem: Problem, name: str, place: Place) -> int:
+    """How many numbers stand beside each unit of a space in one place."""
+    _, columns = inner_and_columns(problem, name, place)
+    return math.prod(_length(problem, place[0], at) for at in columns)
 
 
 def follow(chain: Chain, reads: Collection[tuple[Chain, Sequence[Place]]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,13 +12,13 @@ from torch import Tensor, nn
 
 from weyl._text import one_line
 from weyl.actions import act, check_seed, check_structure
-from weyl.canonical import exact_part, in_double, labelled, public_element, shapes_of
-from weyl.errors import LimitError, StructureError, UsageError
-from weyl.groups import Element
+from weyl.canonical import COUNTER, exact_part, in_double, labelled, public_element, shapes_of, sketch
+from weyl.errors import LimitError, StructureError, UsageError, WeylError
+from weyl.groups import Element, GaugeKind
 from weyl.identity._evidence import Evidence, evidence
-from weyl.identity._formats import Rounding, rounding
+from weyl.identity._formats import Rounding, is_informative, rounding
 from weyl.identity._shared import Shared, shared_part
-from weyl.identity._statistics import LEAST
+from weyl.identity._statistics import LEAST, fisher
 from weyl.matching import Job, Match, distance, match
 from weyl.proof import Agreement, same_outputs
 from weyl.structure import Structure
@@ -32,9 +33,15 @@ VERDICTS = ("identical", "same function", "same up to precision", "derived", "un
 SAME = VERDICTS[:3]
 # Chance of independent trainings to be called related.
 ALPHA = 1e-6
-# Share of units matched alike, and how much less likely than that, from which coincidences decide alone: on trainings
-# of one task they are a little more frequent than chance.
-AGREEING, SURE = 0.1, 1e-4
+# Share of numbers that are the same, from which that decides alone: tables that a formula gives, such as those of
+# positions, are the same in all networks. And numbers that two files must share to be compared at all.
+SHARED, ENOUGH = 0.2, 256
+# Distance, relative to the size of the first, below which two states as they stand are called derived without a test.
+NEAR = 0.02
+# Distance of two sketches that rounding explains; unrelated networks are about 1.4 apart.
+ROUNDED = 1e-5
+# Change of the outputs, relative to the largest, that is no matter of precision any more.
+COARSE = 0.1
 KINDS = frozenset({"permute", "sign", "scale", "mix", "translate"})
 
 
@@ -205,7 +212,7 @@ def compare(
     """
     check_structure(structure)
     check_seed(seed)
-    if not 0 < alpha < 1:
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
         raise UsageError(f"alpha must be between 0 and 1, got {alpha!r}")
     for state in (a, b):
         if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
@@ -216,6 +223,9 @@ def compare(
     found = job.verdict(align=align)
     # Tensors that the structure does not know are listed, but the model does not read them.
     whole = dict(job.structure.axes) == dict(structure.axes)
+    if found.same and not whole and job.informative() < ENOUGH:
+        why = "what both have is too little to say anything, although it is the same"
+        found = replace(found, verdict="inconclusive", reasons=(why, *found.reasons))
     if found.same and not whole:
         why = "what both have is the same, but they are not the same as a whole"
         found = replace(found, verdict="derived", reasons=(why, *found.reasons))
@@ -230,7 +240,7 @@ def _with_outputs(found: Comparison, agreement: Agreement) -> Comparison:
     """The verdict after a look at what the model returns."""
     if found.verdict in ("identical", "same function"):
         if not agreement.same:
-            why = f"the symmetry was found, but outputs differ by {agreement.error:.1e} of the largest"
+            why = f"the weights look like a copy, but outputs differ by {agreement.error:.1e} of the largest"
             return replace(found, verdict="inconclusive", outputs=agreement, reasons=(why, *found.reasons))
         seen = "" if agreement.detected else "; a wrong copy went unseen on these inputs, so this proves little"
         why = (
@@ -238,6 +248,8 @@ def _with_outputs(found: Comparison, agreement: Agreement) -> Comparison:
         )
     else:
         why = f"outputs differ by {agreement.error:.1e} of the largest"
+        if found.verdict == "same up to precision" and not agreement.error < COARSE:
+            return replace(found, verdict="derived", outputs=agreement, reasons=(why, *found.reasons))
     return replace(found, outputs=agreement, reasons=(*found.reasons, why))
 
 
@@ -286,7 +298,8 @@ class _Work:
         ]
 
     def _equal(self, a: State, b: State) -> bool:
-        return all(torch.equal(_wide(a[n]), _wide(b[n].to(a[n].device))) for n in self.structure.axes)
+        names = [name for name in a if name in self.structure.axes and not name.endswith(COUNTER)]
+        return all(_alike(_wide(a[n]), _wide(b[n].to(a[n].device))) for n in names)
 
     def _copy(self) -> Comparison | None:
         """Whether permutations and signs make one of the other, number by number."""
@@ -304,7 +317,7 @@ class _Work:
         finite = exact_part(self.structure)
         wide = [{n: _wide(state[n]) for n in self.structure.axes} for state in (a, b)]
         try:
-            ours, theirs = (labelled(finite, state, shapes_of(self.structure, state)[0]) for state in wide)
+            ours, theirs = (labelled(finite, s, shapes_of(self.structure, s)[0], counted=False) for s in wide)
         except LimitError:
             return None
         element = ~ours.element @ theirs.element
@@ -315,8 +328,8 @@ class _Work:
     def _rounded_copy(self) -> Comparison | None:
         """Whether one, rounded to the format of the other, is a copy of it, number by number."""
         for fine, coarse in ((self.a, self.b), (self.b, self.a)):
-            found = rounding(fine, coarse)
-            if found is None or not found.formats:
+            found = rounding(fine, coarse, grids=False)
+            if found is None:
                 continue
             cast = found.applied(fine)
             element = self._exact(cast, coarse) if fine is self.a else self._exact(coarse, cast)
@@ -352,12 +365,27 @@ class _Work:
             )
         facts: dict[str, Any] = {"p_value": found.match_p, "evidence": found}
         share = 0.0 if found.agreement is None else found.agreement
-        # Where only some units have a common origin, coincidences say more than a correlation.
-        many = share >= AGREEING and found.agreement_p < SURE * self._alpha
-        if found.match_p >= self._alpha and not many:
+        shared, equal = self._bit_equal()
+        told = [f"{len(equal)} tensors are the same, number by number: {', '.join(equal[:3])}"] if equal else []
+        if found.match_p >= self._alpha and shared >= SHARED:
+            facts |= self._aligned(self._identity())
+            why = f"{100 * shared:.0f} % of the numbers are the same"
+            return self._said("derived", why, *told, **{**facts, "p_value": None})
+        if found.match_p >= self._alpha:
+            facts |= self._aligned(self._identity())
+            if facts["distance_before"] < NEAR:
+                far = f"{facts['distance_before']:.1e} of their size"
+                why = f"they are {far} apart as they stand"
+                return self._said("derived", why, *told, **{**facts, "p_value": None})
+            if self._one_orbit():
+                why = "an invariant of the whole group is the same, up to rounding, though no element was found"
+                return self._said("derived", why, *told, **{**facts, "element": None, "p_value": None})
+            if least_possible(found) >= self._alpha:
+                few = "too few units to tell a common origin from chance"
+                return self._said("inconclusive", few, *told, **{**facts, "element": None})
             seen = f"{chance_text(found.match_p)}, {100 * share:.1f} % of the units"
             why = f"units matched in two ways agree no more than for independent trainings: {seen}"
-            return self._said("unrelated", why, **{**self._aligned(self._identity()), "element": None}, **facts)
+            return self._said("unrelated", why, *told, **{**facts, "element": None})
         chance = f"{chance_text(found.match_p)} for independent trainings"
         why = f"{100 * share:.1f} % of the units are matched alike in two ways: {chance}"
         element = self._identity()
@@ -378,9 +406,38 @@ class _Work:
         left = f"after alignment they are {after} of their size apart, before {before}"
         return self._said("derived", why, left, *_hints(self.a, act(element, self.structure, self.b)), **facts)
 
+    def _edited(self, element: Element) -> bool:
+        """Whether places and signs alone bring most numbers to where they are the same: the others were changed."""
+        signs = {g.name: element.values[g.name] for g in self.structure.gauges if g.kind is GaugeKind.SIGN}
+        group = self.structure.group
+        moved = act(Element(group.spaces, dict(element), group.gauges, signs), self.structure, self.b)
+        names = [name for name in self.a if is_informative(self.a[name])]
+        same = sum(int((_wide(self.a[n]) == _wide(moved[n].to(self.a[n].device))).sum()) for n in names)
+        return 2 * same > sum(self.a[name].numel() for name in names)
+
+    def _one_orbit(self) -> bool:
+        """Whether both have one sketch: where matrices have no least norm, the element between copies is not found."""
+        if not any(gauge.kind.continuous for gauge in self.structure.gauges) or self.informative() < ENOUGH:
+            return False
+        try:
+            ours, theirs = (sketch(self.structure, state) for state in (self.a, self.b))
+        except WeylError:
+            return False
+        return bool(ours.norm() > 0) and float((ours - theirs.to(ours.device)).norm()) < ROUNDED
+
+    def informative(self) -> int:
+        """Entries of tensors that do not have the same numbers by default."""
+        return sum(tensor.numel() for tensor in self.a.values() if is_informative(tensor))
+
+    def _bit_equal(self) -> tuple[float, list[str]]:
+        """The share of informative entries in tensors that are the same where they stand, and their names."""
+        equal = [n for n in self.a if is_informative(self.a[n]) and self._equal({n: self.a[n]}, {n: self.b[n]})]
+        count = sum(self.a[name].numel() for name in equal)
+        return count / max(1, self.informative()), [one_line(name, 60) for name in equal]
+
     def _rounding(self, element: Element) -> Rounding | None:
         """The format that explains the differences, in the coordinates of the coarser state."""
-        mixed = bool(element.moves - {"permute", "sign"})
+        mixed = bool(element.moves - {"permute", "sign"}) and not self._edited(element)
         ours, theirs = in_double(self.a), in_double(self.b)
         there = act(~element, self.structure, ours), act(element, self.structure, theirs)
         for fine, moved, coarse in ((self.a, there[0], self.b), (self.b, there[1], self.a)):
@@ -390,16 +447,33 @@ class _Work:
         return None
 
 
+def least_possible(found: Evidence) -> float:
+    """The smallest p-value that so many units can give: that of two matchings that agree throughout."""
+    least = [
+        max(LEAST, math.exp(-math.lgamma(space.units + 1)))
+        for space in found.spaces
+        if space.ways
+        for _ in range(space.copies)
+    ]
+    return fisher(least)
+
+
 def chance_text(chance: float) -> str:
     """A p-value for people: ``p = 0.76``; those below what is computed exactly as a bound."""
     return f"p < {LEAST:.0e}" if chance <= 10 * LEAST else f"p = {chance:.2g}"
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """Floating numbers in a type in which they can be compared; -0.0 as 0.0."""
+    """Floating numbers in a type that holds them exactly and can be computed with."""
     if not tensor.is_floating_point():
         return tensor
-    return tensor.detach().double() if tensor.element_size() != 4 else tensor.detach()
+    return tensor.detach().float() if tensor.element_size() < 4 else tensor.detach()
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same numbers, in whatever types."""
+    wide = torch.promote_types(one.dtype, other.dtype)
+    return torch.equal(one.to(wide), other.to(wide))
 
 
 def _moves(element: Element) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from weyl.actions import act, check_state
-from weyl.canonical import centred, in_double, normal_gauge
+from weyl.canonical import COUNTER, centred, in_double, normal_gauge
 from weyl.errors import MismatchError, NotFiniteError, StructureError
 from weyl.groups import Element, GaugeKind
 from weyl.structure import Structure
@@ -21,13 +21,11 @@ State = Mapping[str, Tensor]
 # Names of a difference that an error shows.
 SHOWN = 5
 # Largest difference of copies, relative to the entries of a tensor, in units of rounding of the states' dtype:
-# where units only trade places and change signs, and where numbers are also multiplied or added.
-MOVED, MIXED = 2, 16
-# Entries that are so many times the median count as so large; tensors that are so much smaller than the largest count
-# as of that size.
-FAR, SMALL = 8.0, 1e-3
-# Of batches during training, which nothing is computed from.
-COUNTER = "num_batches_tracked"
+# where units only trade places and change signs, where numbers are also multiplied or added, and where matrices mix
+# them, of which the condition has a part in it.
+MOVED, MIXED, TURNED = 2, 16, 64
+# Entries that are so many times the median count as so large.
+FAR = 8.0
 # Normal gauges are found by iteration, and not more exactly than so.
 GAUGED = 1e-9
 SINGLE = torch.finfo(torch.float32).eps
@@ -56,6 +54,18 @@ class Frames:
         self.continuous = any(
             gauge.kind.move in kinds and gauge.kind is not GaugeKind.SIGN for gauge in structure.gauges
         )
+        self._shifted = {
+            name
+            for gauge in structure.gauges
+            if gauge.kind is GaugeKind.TRANSLATION and gauge.kind.move in kinds
+            for name in structure.weights.get(gauge.name, {})
+        }
+        self._turned = {
+            name
+            for gauge in structure.gauges
+            if gauge.kind.matrix and gauge.kind.move in kinds
+            for name in structure.weights.get(gauge.name, {})
+        }
         self._dtypes = [{name: state[name].dtype for name in structure.axes} for state in states]
         self.elements: list[Element] = []
         self.states: list[dict[str, Tensor]] = []
@@ -110,11 +120,18 @@ class Frames:
         """
         rounds = self.continuous or bool(self._structure.absorptions)
         allowed, least = (MIXED if rounds else MOVED), (GAUGED if self.continuous else 0.0)
-        if self._far_apart(a, b, max(allowed * SINGLE, least)):
+        if self._far_apart(a, b, max((TURNED if self._turned else allowed) * SINGLE, least)):
             return False
         sizes = {name: _typical(a[name]) for name in self._structure.axes if a[name].is_floating_point()}
-        usual = max(sizes.values(), default=0.0)
-        summed = {absorption.bias for several in self._structure.absorptions.values() for absorption in several}
+        for several in self._structure.absorptions.values():
+            for absorption in several:
+                # What should be zero is zero up to the rounding of what was added up to it.
+                read = _typical(a[absorption.weight]) * a[absorption.weight].shape[absorption.dim]
+                sizes[absorption.bias] = max(sizes[absorption.bias], abs(absorption.constant) * read)
+        # What a translation made small has the rounding of what it was before.
+        for name in self._shifted:
+            before = (_typical(given[name]) for given in self._given[:2] if given[name].is_floating_point())
+            sizes[name] = max(sizes.get(name, 0.0), *before)
         for name in self._structure.axes:
             left, right = a[name], b[name].to(a[name].device)
             if name not in sizes:
@@ -125,9 +142,10 @@ class Frames:
             # those of training.
             eps = min(SINGLE, max(torch.finfo(d[name]).eps for d in self._dtypes if d[name].is_floating_point))
             left, right = left.double(), right.double()
-            # What should be zero is zero up to the rounding of what was added up to it.
-            bound = left.abs() + max(sizes[name], usual if name in summed else SMALL * usual)
-            if bool(((left - right).abs() > max(allowed * eps, least) * bound).any()):
+            # No tensor says how large another one is: a mask of -1e9 would let any weights pass for any others.
+            bound = left.abs() + sizes[name]
+            times = TURNED if name in self._turned else allowed
+            if bool(((left - right).abs() > max(times * eps, least) * bound).any()):
                 return False
         return True
 
@@ -144,7 +162,9 @@ def _typical(tensor: Tensor) -> float:
     sizes = tensor.detach().double().abs().flatten()
     if sizes.numel() > 2:
         sizes = sizes.clamp(max=FAR * float(sizes.median()) or float(sizes.max()))
-    return float(sizes.square().mean().sqrt()) if sizes.numel() else 0.0
+    # Squares of numbers that float64 holds may be numbers that it does not.
+    largest = float(sizes.max()) if sizes.numel() else 0.0
+    return largest * float((sizes / largest).square().mean().sqrt()) if largest > 0 else 0.0
 
 
 def distance(structure: Structure, a: State, b: State) -> float:
@@ -153,8 +173,12 @@ def distance(structure: Structure, a: State, b: State) -> float:
     for name in structure.axes:
         if a[name].is_floating_point():
             difference = a[name].detach().to(b[name].device) - b[name].detach()
-            total += float(difference.double().square().sum())
-    return math.sqrt(total)
+            found = float(torch.linalg.vector_norm(difference, dtype=torch.float64))
+            if not math.isfinite(found):
+                largest = float(difference.abs().max())
+                found = largest * float(torch.linalg.vector_norm(difference / largest, dtype=torch.float64))
+            total = math.hypot(total, found)
+    return total
 
 
 def check_pair(structure: Structure, a: State, b: State) -> None:

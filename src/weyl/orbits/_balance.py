@@ -12,6 +12,7 @@ from weyl.actions import act
 from weyl.errors import NotFiniteError, StructureError
 from weyl.groups import Element, Gauge, GaugeKind
 from weyl.orbits._geometric import common_ranks, geometric_mean, mean_of_grams, newton_step
+from weyl.orbits._shifts import least_shifts
 from weyl.orbits._tangents import algebra_shape
 from weyl.orbits._views import Frame, checked, frames, is_statistic, once
 from weyl.structure import Structure
@@ -21,8 +22,8 @@ __all__ = ["Balanced", "balance"]
 # Largest relative difference of the two sides of a unit, or a space, that counts as balanced.
 TOLERANCE = 1e-12
 SWEEPS = 10_000
-# Largest shift, relative to the largest entry of what it moves, that counts as none.
-SHIFTED = 1e-15
+# Times that coupled shifts are solved for.
+REFINED = 2
 # Where the norm has no least value although every unit has two sides, some values grow for ever.
 FARTHEST = 1e30
 MOVING = (GaugeKind.SCALE, GaugeKind.LINEAR, GaugeKind.COMPLEX)
@@ -290,37 +291,31 @@ class _Problem:
         return imbalance
 
     def translations(self) -> dict[str, Tensor]:
-        """Shift what can be shifted to its least norm; returns the shifts.
-
-        Where several of them move one tensor, one after another until nothing moves any more.
-        """
+        """Shift what can be shifted to its least norm; returns the shifts."""
         found: dict[str, Tensor] = {}
-        for _ in range(SWEEPS):
-            moved = 0.0
-            for gauge in self._shifting:
-                pieces = [piece for piece in self._pieces[gauge.name] if piece.counts]
-                if not pieces:
-                    continue
-                shift = _projection(pieces)
-                for piece in self._pieces[gauge.name]:
-                    piece.frame.view(piece.tensor).add_(piece.frame.weight.coefficient * shift)
-                found[gauge.name] = found[gauge.name] + shift if gauge.name in found else shift
-                size = max(float(piece.tensor.abs().max()) for piece in pieces)
-                moved = max(moved, float(shift.abs().max()) / size if size > 0 else 0.0)
-            if moved <= SHIFTED or len(found) < 2:
-                break
+        for group in self._shifted_together():
+            pieces = {gauge: [piece for piece in self._pieces[gauge] if piece.counts] for gauge in group}
+            # What rounding leaves of the first solution, the second takes.
+            for _ in range(1 if len(group) == 1 else REFINED):
+                shifts = least_shifts(pieces)
+                for gauge, shift in shifts.items():
+                    for piece in self._pieces[gauge]:
+                        piece.frame.view(piece.tensor).add_(piece.frame.weight.coefficient * shift)
+                    found[gauge] = found[gauge] + shift if gauge in found else shift
         return found
 
-
-def _projection(pieces: Sequence[_Piece]) -> Tensor:
-    """The translation after which the squares of what it moves are least."""
-    along = weight = 0.0 * pieces[0].frame.summed(pieces[0].frame.view(pieces[0].tensor))
-    for piece in pieces:
-        coefficient = piece.frame.weight.coefficient
-        view = piece.frame.view(piece.tensor)
-        along = along + coefficient * piece.frame.summed(view).to(along.device)
-        weight = weight + coefficient**2 * piece.frame.summed(torch.ones_like(view)).to(along.device)
-    return -along / weight
+    def _shifted_together(self) -> list[list[str]]:
+        """Gauges that shift something that counts, those that share a tensor in one list."""
+        groups: list[tuple[set[int], list[str]]] = []
+        for gauge in self._shifting:
+            tensors = {id(piece.tensor) for piece in self._pieces[gauge.name] if piece.counts}
+            if not tensors:
+                continue
+            near = [group for group in groups if group[0] & tensors]
+            groups = [group for group in groups if not group[0] & tensors]
+            names = [name for _, several in near for name in several]
+            groups.append((tensors.union(*(known for known, _ in near)), [*names, gauge.name]))
+        return [names for _, names in groups]
 
 
 def _sharing(pieces: Sequence[_Piece]) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from weyl.proof._elements import wrong_states
 from weyl.proof._state import cast, state_of
-from weyl.proof._verify import FACTOR, SLACK, Run
+from weyl.proof._verify import FACTOR, SLACK, Run, _worst
 from weyl.structure import Structure
 
 __all__ = ["Agreement", "same_outputs"]
@@ -64,7 +64,7 @@ def same_outputs(
     Parameters
     ----------
     model : nn.Module
-        Evaluated in eval mode on a copy; its own weights are not used.
+        Evaluated in eval mode on a copy; its own weights are used where a state has none.
     structure : Structure
         Of the model; says what a wrong copy is.
     a, b : mapping of str to Tensor
@@ -77,17 +77,24 @@ def same_outputs(
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         run = Run(model, (tuple(args), dict(kwargs or {})), output, structure, seed, devices)
-        first, second = ({**state_of(run.twin), **cast(dict(state), run.dtype)} for state in (a, b))
+        own = state_of(run.twin)
+        first, second = ({**own, **_there(cast(dict(state), run.dtype), own)} for state in (a, b))
         inputs = cast(run.inputs, run.dtype)
-        error = wrong = 0.0
+        errors, wrong = [], 0.0
         for _ in range(DRAWS):
             before = run.outputs(run.twin, first, inputs)
-            error = max(error, run.change(before, second, inputs))
+            errors.append(run.change(before, second, inputs))
             for move in run.moves or ("permute",):
-                if wrong <= error:
+                if not wrong > errors[-1]:
                     found = (run.change(before, bad, inputs) for __, bad in wrong_states(structure, first, move, seed))
                     wrong = max(wrong, *found, 0.0)
             inputs = run.sampler.inputs(inputs)
+    error = _worst(errors)  # NaN if any is: those agree with nothing
     floating = [t.dtype for state in (a, b) for t in state.values() if t.is_floating_point()]
     eps = max((torch.finfo(dtype).eps for dtype in (*floating, run.lowest)), default=0.0)
     return Agreement(error, SLACK * eps * run.operators**0.5, wrong)
+
+
+def _there(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state on the devices of another one."""
+    return {name: tensor.to(own[name].device) if name in own else tensor for name, tensor in state.items()}
