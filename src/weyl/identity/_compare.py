@@ -19,9 +19,9 @@ from weyl.identity._evidence import Evidence, evidence
 from weyl.identity._formats import Rounding, is_informative, rounding
 from weyl.identity._shared import Shared, shared_part
 from weyl.identity._statistics import LEAST, fisher
-from weyl.matching import Job, Match, distance, match
+from weyl.matching import Job, Match, distance_over, match
 from weyl.proof import Agreement, same_outputs
-from weyl.structure import Structure
+from weyl.structure import Structure, spaces_of
 
 __all__ = ["VERDICTS", "Comparison", "chance_text", "compare"]
 
@@ -60,7 +60,7 @@ class Comparison:
     p_value : float or None
         Chance that independent trainings look as related; None where the verdict rests on no statistics.
     distance, distance_before : float or None
-        Of b, moved by the element and as it was, from a, relative to the norm of a; over what was compared.
+        Of b, moved by the element and as it was, from a, relative to the norm of a; over tensors with units.
     element : Element or None
         ``weyl.act(element, structure, b)`` lies next to a. Of the group of `structure`.
     structure : Structure
@@ -265,13 +265,28 @@ class _Work:
         return Comparison(verdict, structure=self.structure, left_out=self.left_out, reasons=reasons, **facts)
 
     def _aligned(self, element: Element) -> dict[str, Any]:
-        size = distance(self.structure, self.a, {n: torch.zeros_like(t) for n, t in self.a.items()}) or 1.0
-        moved = act(element, self.structure, self.b)
-        return {
-            "element": element,
-            "distance": distance(self.structure, self.a, moved) / size,
-            "distance_before": distance(self.structure, self.a, self.b) / size,
-        }
+        ours = self._moving(self.a)
+        size = distance_over(ours, ours, {name: torch.zeros((), device=t.device) for name, t in ours.items()}) or 1.0
+        before = distance_over(ours, ours, self._moving(self.b)) / size
+        moved = before
+        if not element.is_identity:
+            moved = distance_over(ours, ours, self._moving(act(element, self.structure, self.b))) / size
+        return {"element": element, "distance": moved, "distance_before": before}
+
+    def _moving(self, state: State) -> State:
+        """The tensors with units, or all if there are none: a mask of -1e9 is no part of a distance."""
+        names = [n for n, axes in self.structure.axes.items() if any(True for axis in axes for _ in spaces_of(axis))]
+        return {name: state[name] for name in names or self.structure.axes}
+
+    def _near(self) -> bool:
+        """Whether the states as they stand differ by little in every tensor."""
+        for name in self.structure.axes:
+            if self.a[name].is_floating_point():
+                one, other = ({name: _wide(state[name])} for state in (self.a, self.b))
+                size = distance_over(one, one, {name: torch.zeros((), device=one[name].device)})
+                if distance_over(one, one, other) > NEAR * size:
+                    return False
+        return True
 
     def _identity(self) -> Element:
         group = self.structure.group
@@ -373,7 +388,7 @@ class _Work:
             return self._said("derived", why, *told, **{**facts, "p_value": None})
         if found.match_p >= self._alpha:
             facts |= self._aligned(self._identity())
-            if facts["distance_before"] < NEAR:
+            if self._near():
                 far = f"{facts['distance_before']:.1e} of their size"
                 why = f"they are {far} apart as they stand"
                 return self._said("derived", why, *told, **{**facts, "p_value": None})

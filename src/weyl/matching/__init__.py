@@ -1,7 +1,7 @@
 """Bring one state next to another: matching modulo the symmetry group."""
 
 from weyl.matching._activations import Activation, covered, cross_moments
-from weyl.matching._frames import distance
+from weyl.matching._frames import distance_over
 from weyl.matching._match import Job, Match, match, recognise
 from weyl.matching._universe import Universe, universe
 
@@ -12,7 +12,7 @@ __all__ = [
     "Universe",
     "covered",
     "cross_moments",
-    "distance",
+    "distance_over",
     "match",
     "recognise",
     "universe",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from weyl.errors import MismatchError, NotFiniteError, StructureError
 from weyl.groups import Element, GaugeKind
 from weyl.structure import Structure
 
-__all__ = ["Frames", "check_pair", "distance"]
+__all__ = ["Frames", "check_pair", "distance", "distance_over"]
 
 State = Mapping[str, Tensor]
 
@@ -169,8 +169,13 @@ def _typical(tensor: Tensor) -> float:
 
 def distance(structure: Structure, a: State, b: State) -> float:
     """Euclidean distance over the floating tensors of a structure, accumulated in float64."""
+    return distance_over(structure.axes, a, b)
+
+
+def distance_over(names: Iterable[str], a: State, b: State) -> float:
+    """Euclidean distance over the floating ones of some tensors, accumulated in float64."""
     total = 0.0
-    for name in structure.axes:
+    for name in names:
         if a[name].is_floating_point():
             difference = a[name].detach().to(b[name].device) - b[name].detach()
             found = float(torch.linalg.vector_norm(difference, dtype=torch.float64))
