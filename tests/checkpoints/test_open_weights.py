@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from tests.checkpoints.bad_files import BIAS, MAP, ONE, STATE, TWO, WEIGHT, entry, packed, sharded
 from torch import Tensor
 
-from weyl.checkpoints import TensorInfo, open_weights, read_weights
+from weyl.checkpoints import TensorInfo, open_weights, read_weights, write_weights
 from weyl.checkpoints import _describe as describing
-from weyl.errors import InputError
+from weyl.errors import InputError, UsageError
 
 FORMATS = ("a.pt", "old.pt", "a.safetensors", "sharded")
 
@@ -249,3 +249,27 @@ def test_a_large_file_is_never_in_memory(tmp_path: Path, name: str) -> None:
         total, peaks[how] = json.loads(told)
         assert total == expected
     assert one < peaks["stream"] < 5 * one < 15 * one < peaks["keep"], peaks
+
+
+def test_a_peek_reads_nothing(tmp_path: Path) -> None:
+    state = {"a": torch.arange(6.0).view(2, 3), "b": torch.zeros(4, dtype=torch.bfloat16)}
+    write_weights(tmp_path / "a.safetensors", state)
+    with open_weights(tmp_path / "a.safetensors") as weights:
+        for name, tensor in state.items():
+            peek = weights.peek(name)
+            assert peek.is_meta and peek.shape == tensor.shape and peek.dtype == tensor.dtype
+        with pytest.raises(KeyError):
+            weights.peek("c")
+
+
+def test_more_dimensions_than_a_tensor_can_have(tmp_path: Path) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1] * 65, "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(InputError, match="shape"):
+        open_weights(tmp_path / "a.safetensors")
+
+
+def test_metadata_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="text"):
+        write_weights(tmp_path / "a.safetensors", {"a": torch.zeros(2)}, metadata={"x": 3})  # type: ignore[dict-item]
+    assert not list(tmp_path.iterdir())

@@ -115,6 +115,8 @@ def write_weights(
     """
     if shard_bytes is not None and (isinstance(shard_bytes, bool) or shard_bytes < 1):
         raise UsageError(f"shard_bytes must be a positive number of bytes, got {shard_bytes!r}")
+    if metadata and not all(isinstance(part, str) for entry in metadata.items() for part in entry):
+        raise UsageError("metadata must be text by name, as the format has it")
     path = Path(path)
     refuse_target(path, inputs=inputs, force=force)
     try:
