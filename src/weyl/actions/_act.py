@@ -147,10 +147,11 @@ class Mover:
         """The tensor after the element; the same object if nothing moves it."""
         return _moved(self._plan(name), self._multiplier, name, tensor)
 
-    def pieces(self, name: str, tensor: Tensor, entries: int) -> Iterator[Callable[[], Tensor]]:
+    def pieces(self, name: str, tensor: Tensor, entries: int) -> Iterator[Callable[[], tuple[Tensor, bool]]]:
         """The tensor after the element, in runs of whole rows of about so many entries, each made when called for.
 
-        What the calls return is not to be written to. They may be made in any order, and by several threads.
+        Beside the rows the calls return whether those are a copy, which may be written to. They may be made in any
+        order, and by several threads.
         """
         plan = self._plan(name)
         vectors = self._multiplier.vectors(name, tensor) if tensor.dim() > 1 else None
@@ -166,7 +167,7 @@ class Mover:
         shape = (-1, *[1] * (tensor.dim() - 1)), (-1, *[1] * (tensor.dim() - 2))
         step = _step(tensor, entries)
 
-        def piece(run: slice) -> Tensor:
+        def piece(run: slice) -> tuple[Tensor, bool]:
             found = tensor[run] if rows is None else tensor.index_select(0, rows[run])
             found = found if columns is None else found.index_select(1, columns)
             fresh = rows is not None or columns is not None
@@ -175,14 +176,14 @@ class Mover:
                 if vector is not None:
                     found = found.mul_(vector) if fresh else found * vector
                     fresh = True
-            return found
+            return found, fresh
 
         for start in range(0, len(tensor), step):
             yield partial(piece, slice(start, start + step))
 
 
-def _rows(tensor: Tensor, start: int, count: int) -> Tensor:
-    return tensor[start : start + count] if tensor.dim() else tensor
+def _rows(tensor: Tensor, start: int, count: int) -> tuple[Tensor, bool]:
+    return tensor[start : start + count] if tensor.dim() else tensor, False
 
 
 def _step(tensor: Tensor, entries: int) -> int:

@@ -21,7 +21,9 @@ FORMAT = "weyl-fingerprint-1"
 PIECE = 1 << 18
 
 
-Pieces = Callable[[str, Tensor], Iterable[Callable[[], Tensor]]]
+# Rows, and whether they may be written to.
+Piece = Callable[[], tuple[Tensor, bool]]
+Pieces = Callable[[str, Tensor], Iterable[Piece]]
 
 
 def digest(names: Mapping[str, str], read: Callable[[str], Tensor], pieces: Pieces) -> str:
@@ -45,13 +47,16 @@ def digest(names: Mapping[str, str], read: Callable[[str], Tensor], pieces: Piec
         If an entry is NaN or infinite.
     """
     whole = hashlib.sha256(FORMAT.encode())
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1, max(1, torch.get_num_threads()))) as pool:
+    workers = min(4, os.cpu_count() or 1, torch.get_num_threads())
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        # One worker is this thread: handing over would only cost time.
+        each: Callable[..., Iterator[bytes | None]] = map if workers < 2 else pool.map
         known: dict[str, bytes] = {}
         for name, source in names.items():
             if source not in known:
                 tensor = read(source)
                 head = json.dumps([str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]).encode()
-                parts = _finite(source, pool.map(_of_piece, pieces(source, tensor)))
+                parts = _finite(source, each(_of_piece, pieces(source, tensor)))
                 known[source] = hashlib.sha256(head + b"\0" + b"".join(parts)).digest()
             whole.update(json.dumps(name).encode() + known[source])
     return whole.hexdigest()
@@ -64,13 +69,13 @@ def _finite(name: str, parts: Iterator[bytes | None]) -> Iterator[bytes]:
         yield part
 
 
-def _of_piece(make: Callable[[], Tensor]) -> bytes | None:
+def _of_piece(make: Piece) -> bytes | None:
     """The hash of some rows, -0.0 as 0.0; None if an entry is not finite."""
-    piece = make()
+    piece, fresh = make()
     if piece.is_floating_point() and piece.numel():
         # Types of one byte have no arithmetic; float32 holds them exactly.
         piece = piece.float() if piece.element_size() == 1 else piece
-        piece = piece + 0.0
+        piece = piece.add_(0.0) if fresh else piece + 0.0
         # A sum is the cheapest look at all entries; it can also overflow.
         if not bool(piece.sum().isfinite()) and not bool(piece.isfinite().all()):
             return None
