@@ -74,8 +74,10 @@ def test_disguised_copies(case: tuple[str, weyl.Structure, State], disguise: str
     change, verdict = DISGUISES[disguise]
     b = mapped(weyl.act(structure.group.random(seed), structure, a), change)
     found = compare(structure, a, b, seed=seed)
-    if activation == "relu" and disguise == "grid of 8 bits" and found.verdict == "derived":
-        pytest.skip("scales that are estimated from so few bits may be off by more than the grid explains")
+    if activation == "relu" and disguise == "grid of 8 bits":
+        # Scales that are estimated from so few bits may be off by more than the grid explains.
+        assert found.verdict in (verdict, "derived"), found.explain()
+        return
     assert found.verdict == verdict, found.explain()
     assert found.distance is not None and found.distance_before is not None
     assert found.distance < 0.5 * found.distance_before

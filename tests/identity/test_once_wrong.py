@@ -167,3 +167,13 @@ def test_distances_of_numbers_whose_squares_are_too_large() -> None:
     a = {"w": torch.full((4,), 1e200, dtype=torch.float64)}
     assert distance_over(a, a, {"w": torch.zeros(())}) == pytest.approx(2e200)
     assert distance_over(a, a, a) == 0
+
+
+def test_what_cannot_be_tested_is_still_looked_at() -> None:
+    """One layer has no units to match; a copy with a little noise is derived all the same, and a stranger open."""
+    net = nn.Sequential(nn.Linear(20, 30))
+    structure = weyl.discover(net, (X,))
+    a, other = drawn(net, 1), drawn(net, 2)
+    near = {name: tensor + 1e-4 * torch.randn_like(tensor) for name, tensor in a.items()}
+    assert compare(structure, a, near).verdict == "derived"
+    assert compare(structure, a, other).verdict == "inconclusive"

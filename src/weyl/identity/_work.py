@@ -156,12 +156,6 @@ class Work:
     def _statistics(self, *, align: bool) -> Comparison:
         self.say("testing for a common origin")
         found = evidence(self.structure, *self._job.states, seed=self._seed)
-        if not any(space.ways for space in found.spaces):
-            return self._said(
-                "inconclusive",
-                "no space of units can be matched in two ways, so there is nothing to test",
-                evidence=found,
-            )
         facts: dict[str, Any] = {"p_value": found.match_p, "evidence": found}
         share = 0.0 if found.agreement is None else found.agreement
         shared, equal = self._bit_equal()
@@ -179,6 +173,9 @@ class Work:
             if self._one_orbit():
                 why = "an invariant of the whole group is the same, up to rounding, though no element was found"
                 return self._said("derived", why, *told, **{**facts, "element": None, "p_value": None})
+            if not any(space.ways for space in found.spaces):
+                why = "no space of units can be matched in two ways, so there is nothing to test"
+                return self._said("inconclusive", why, *told, **{**facts, "element": None, "p_value": None})
             if least_possible(found) >= self._alpha:
                 few = "too few units to tell a common origin from chance"
                 return self._said("inconclusive", few, *told, **{**facts, "element": None})
